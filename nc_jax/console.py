@@ -1,0 +1,89 @@
+"""What a run shows while it runs: a progress bar on a terminal, plain lines elsewhere."""
+
+import datetime
+import time
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TextColumn
+
+# Without a terminal, a line is due when training passes one of these epochs, the last epoch ...
+_DUE = (0, *(leading * 10**power for power in range(9) for leading in (1, 2, 5)))
+_SILENCE = 30.0  # ... and whenever nothing was said for so many seconds.
+
+
+class Console:
+  """Progress of a run. Use as a context manager around the loop.
+
+  Shown are the epoch, the running train loss, the errors and V = nc1/trace_ratio of both splits
+  when last observed, steps per second, and the time left.
+  """
+
+  def __init__(self, total_epochs: int, steps_per_epoch: int):
+    self._epochs = total_epochs
+    self._steps_per_epoch = steps_per_epoch
+    self._screen = RichConsole(stderr=True, highlight=False)
+    self._bar = None
+    self._status = {"loss": "-", "error": "-", "nc1": "-", "speed": "-", "left": "-"}
+    self._began = None  # (time, step) from which speed is reckoned
+    self._spoke = time.monotonic()
+    self._told = -1  # the last epoch of which a line was printed
+
+  def __enter__(self):
+    if self._screen.is_terminal:
+      self._bar = Progress(
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(bar_width=None),
+        TextColumn(
+          "loss {task.fields[loss]}  error {task.fields[error]}  NC1 {task.fields[nc1]}  "
+          "{task.fields[speed]} steps/s  {task.fields[left]} left"
+        ),
+        console=self._screen,
+        expand=True,
+      )
+      self._task = self._bar.add_task(
+        "", total=self._epochs * self._steps_per_epoch, epoch="-", **self._status
+      )
+      self._bar.start()
+    return self
+
+  def __exit__(self, *_):
+    if self._bar is not None:
+      self._bar.stop()
+
+  def say(self, text: str):
+    self._screen.print(text, markup=False, soft_wrap=True)
+    self._spoke = time.monotonic()
+
+  def trained(self, step: int, loss: float):
+    """Tells of finished steps. `loss` is the mean over the last call's steps."""
+    now = time.monotonic()
+    if self._began is None:  # the first call compiled: it says nothing about speed
+      self._began = (now, step)
+    elif step > self._began[1]:
+      speed = (step - self._began[1]) / (now - self._began[0])
+      left = round((self._epochs * self._steps_per_epoch - step) / speed)
+      self._status["speed"] = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
+      self._status["left"] = str(datetime.timedelta(seconds=left))
+    self._status["loss"] = f"{loss:.4f}"
+    self._show(step)
+
+  def observed(self, step: int, loss: float, errors: tuple, nc1: tuple):
+    """Tells of an observation: the train loss, and (train, test) errors and trace ratios."""
+    self._status["loss"] = f"{loss:.4f}"
+    self._status["error"] = "/".join(f"{error:.4f}" for error in errors)
+    self._status["nc1"] = "/".join(f"{value:.3g}" for value in nc1)
+    epoch = step // self._steps_per_epoch
+    due = epoch == self._epochs or any(self._told < mark <= epoch for mark in _DUE)
+    self._show(step, due)
+
+  def _show(self, step: int, due: bool = False):
+    epoch = f"{step // self._steps_per_epoch}/{self._epochs}"
+    if self._bar is not None:
+      self._bar.update(self._task, completed=step, epoch=epoch, **self._status)
+    elif due or time.monotonic() - self._spoke > _SILENCE:
+      self._told = step // self._steps_per_epoch
+      s = self._status
+      self.say(
+        f"epoch {epoch}  loss {s['loss']}  error {s['error']}  NC1 {s['nc1']}  "
+        f"{s['speed']} steps/s  {s['left']} left"
+      )

@@ -1,0 +1,18 @@
+"""Four virtual CPU devices for every test, set up before JAX is imported."""
+
+import os
+import tempfile
+
+DEVICES = 4
+
+# XLA's CPU client runs devices and dispatch on one thread pool; with fewer than two threads a
+# device, queued collectives wait for each other for ever (openxla DefaultThreadPoolSize).
+os.environ.setdefault("PJRT_NPROC", str(2 * DEVICES))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_flag = "--xla_force_host_platform_device_count"
+if _flag not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={DEVICES}"
+# Tests and the processes they start compile the same programs: once is enough.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="nc_jax_cache_"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("MPLBACKEND", "agg")
