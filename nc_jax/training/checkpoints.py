@@ -1,0 +1,125 @@
+"""Checkpoints of the training state: saved asynchronously, verified when read."""
+
+import contextlib
+import logging
+import pathlib
+import zlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from nc_jax.errors import RunError
+from nc_jax.training.steps import TrainState, replicate
+
+_log = logging.getLogger("nc_jax")
+
+
+class Checkpoints:
+  """The last few states of a run, in `workdir/checkpoints`.
+
+  A save returns once the state is copied to the host; writing goes on behind training, and a
+  save that was cut short leaves no trace. States are stored as host arrays, so that they can be
+  restored on any number of devices, each leaf with a checksum, because Orbax has none.
+  """
+
+  def __init__(self, workdir: pathlib.Path, max_to_keep: int | None = None, read_only=False):
+    self._directory = workdir.absolute() / "checkpoints"
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=max_to_keep, cleanup_tmp_directories=not read_only, read_only=read_only
+    )
+    self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+  def steps(self) -> list[int]:
+    return sorted(self._manager.all_steps())
+
+  def save(self, state: TrainState):
+    """Saves a state under its step, unless it is there already.
+
+    Raises RunError, and saves nothing, if a leaf is not finite: a good checkpoint must not give
+    way to a useless one.
+    """
+    host = jax.device_get(state)
+    step = int(host.step)
+    if step in self.steps():
+      return
+    leaves = _named_leaves(host)
+    broken = [name for name, leaf in leaves.items() if not np.isfinite(leaf).all()]
+    if broken:
+      raise RunError(f"Not finite after step {step}: {broken[0]}.")
+    content = ocp.args.Composite(
+      state=ocp.args.StandardSave(host),
+      checksums=ocp.args.JsonSave({name: _checksum(leaf) for name, leaf in leaves.items()}),
+    )
+    with _writing():
+      self._manager.save(step, args=content)
+
+  def restore(self, step: int, like: TrainState) -> TrainState:
+    """The state saved at `step`, on the devices. Raises RunError if it is damaged."""
+    try:
+      read = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)),
+          checksums=ocp.args.JsonRestore(),
+        ),
+      )
+    except Exception as error:  # Orbax raises whatever its storage raised
+      reason = _first_line(error)
+      raise RunError(f"checkpoint {step} cannot be read: {reason}") from error
+    for name, leaf in _named_leaves(read.state).items():
+      if read.checksums.get(name) != _checksum(leaf):
+        raise RunError(f"checkpoint {step} is damaged: the checksum of {name} does not match.")
+    return replicate(read.state)
+
+  def restore_latest(self, like: TrainState) -> TrainState | None:
+    """The latest whole state; None if nothing was saved.
+
+    A damaged checkpoint is named and passed over for the one before it. Raises RunError if all
+    are damaged; they are then left as they are.
+    """
+    damaged, first = [], None
+    for step in reversed(self.steps()):
+      try:
+        state = self.restore(step, like)
+      except RunError as error:
+        _log.warning("%s", error)
+        damaged.append(step)
+        first = first or error
+        continue
+      for bad in damaged:  # else the coming save of that step would be skipped
+        self._manager.delete(bad)
+      return state
+    if first is not None:
+      raise first
+    return None
+
+  def wait(self):
+    """Returns when everything is on disk."""
+    with _writing():
+      self._manager.wait_until_finished()
+
+  def close(self):
+    self._manager.close()
+
+
+@contextlib.contextmanager
+def _writing():
+  """Orbax reports a failed save (a full disk, say) by whatever its storage raised, maybe late."""
+  try:
+    yield
+  except Exception as error:
+    raise RunError(f"A checkpoint could not be written: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _named_leaves(state) -> dict[str, np.ndarray]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves}
+
+
+def _checksum(leaf: np.ndarray) -> int:
+  return zlib.crc32(np.ascontiguousarray(leaf))

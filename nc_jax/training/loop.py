@@ -1,0 +1,225 @@
+"""The order of things: build, restore, then train, observe and save until the last epoch."""
+
+import contextlib
+import math
+import pathlib
+import signal
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from nc_jax.console import Console
+from nc_jax.errors import RunError, UserError
+from nc_jax.files import replacing
+from nc_jax.training.checkpoints import Checkpoints
+from nc_jax.training.data import SOURCES, Dataset, epoch_order
+from nc_jax.training.losses import LOSSES
+from nc_jax.training.models import LOGITS, MODELS, PENULTIMATE
+from nc_jax.training.observe import Observation, Observer
+from nc_jax.training.optim import OPTIMISERS, piecewise
+from nc_jax.training.steps import AXIS, Feed, TrainState, init_state, make_apply, make_train
+from nc_jax.writers import MetricsWriter
+
+
+class Experiment(NamedTuple):
+  """Everything that a config asks for, built and checked; nothing has run and no file is touched."""
+
+  config: object
+  dataset: Dataset
+  state: TrainState  # untrained
+  feeds: dict[str, Feed]
+  program: Callable  # (state, images, labels, index) -> (state, {"loss": [T], "error": [T]})
+  observer: Observer
+  observe_epochs: tuple[int, ...]
+  steps_per_epoch: int
+
+
+class Stopped(Exception):
+  """The run was asked to stop; its state is saved and the same command continues it."""
+
+  def __init__(self, signum: int, epoch: int, step: int):
+    self.signum = signum
+    super().__init__(
+      f"Stopped by {signal.Signals(signum).name} in epoch {epoch} (step {step}) and saved; "
+      "the same command continues."
+    )
+
+
+def build(config) -> Experiment:
+  """Builds an experiment from a resolved config.
+
+  Raises UserError for what only data, network and devices together can tell.
+  """
+  data, optim, observe = config.data, config.optim, config.observe
+  dataset = SOURCES[data.name](data.dir, data.train_size, data.test_size, config.seed)
+  size, devices = len(dataset.train), jax.device_count()
+  if data.batch_size > size:
+    raise UserError(f"config.data.batch_size = {data.batch_size} exceeds the {size} train examples.")
+  if data.batch_size % devices:
+    raise UserError(
+      f"config.data.batch_size = {data.batch_size} does not divide over {devices} devices."
+    )
+  observe_epochs = epochs_to_observe(observe.epochs, optim.total_epochs)
+  steps_per_epoch = size // data.batch_size
+
+  options = config.model.to_dict()
+  model = MODELS[options.pop("name")](num_classes=dataset.num_classes, axis_name=AXIS, **options)
+  options = optim.to_dict()
+  schedule = piecewise(
+    optim.peak_lr, optim.total_epochs * steps_per_epoch, optim.decay_at, optim.decay_factor
+  )
+  optimiser = OPTIMISERS[optim.name](schedule, optim.momentum, optim.weight_decay)
+  loss = LOSSES[config.loss.name]
+  apply = make_apply(model, dataset.scale, dataset.shift)
+
+  state = init_state(model, optimiser, dataset.train.images, config.seed)
+  resident = dataset.nbytes <= data.device_budget_mib * 2**20
+  feeds = {name: Feed(getattr(dataset, name), resident) for name in ("train", "test")}
+  observer = Observer(
+    apply,
+    loss,
+    feeds,
+    state,
+    dataset.num_classes,
+    observe.batch_size,
+    observe.layers,
+    observe.max_scatter_dim,
+    observe.max_rank_dim,
+  )
+  program = make_train(apply, loss, optimiser, feeds["train"].axis)
+  return Experiment(
+    config, dataset, state, feeds, program, observer, observe_epochs, steps_per_epoch
+  )
+
+
+def epochs_to_observe(epochs: tuple[int, ...] | None, total: int) -> tuple[int, ...]:
+  """The observed epochs, 0 and `total` always among them.
+
+  None stands for the field's grid: 1 to 20 each, then about 1.1 times the one before.
+  Raises UserError for an epoch beyond the last.
+  """
+  if epochs is None:
+    epochs = tuple(range(1, min(total, 20) + 1))
+    if total > 20:
+      growth = np.geomspace(20, total, 1 + math.ceil(math.log(total / 20, 1.1)))
+      epochs += tuple(round(epoch) for epoch in growth)
+  elif epochs and epochs[-1] > total:
+    raise UserError(f"config.observe.epochs holds {epochs[-1]}, but training ends at {total}.")
+  return tuple(sorted({0, *epochs, total}))
+
+
+def train(experiment: Experiment, workdir: pathlib.Path, console: Console):
+  """Trains to the last epoch, from the latest checkpoint if there is one.
+
+  Writes metrics.csv, event files, checkpoints and, with each observation, class_means.npz.
+
+  Raises:
+    Stopped: by SIGINT or SIGTERM, after saving.
+    RunError: the loss or a parameter is no longer finite. The last good checkpoint stays.
+  """
+  config, steps_per_epoch = experiment.config, experiment.steps_per_epoch
+  total_steps = config.optim.total_epochs * steps_per_epoch
+  checkpoints = Checkpoints(workdir, config.checkpoint.max_to_keep)
+  state = checkpoints.restore_latest(like=experiment.state)
+  fresh = state is None
+  state = experiment.state if fresh else state
+  step = int(state.step)
+  writer = MetricsWriter(workdir, last_step=-1 if fresh else step)
+
+  def observe():
+    observation = experiment.observer(state)
+    writer.write(step, step // steps_per_epoch, observation.rows)
+    save_class_means(observation, workdir / "class_means.npz")
+    console.observed(step, *_summary(observation))
+
+  def read(begin, sums):
+    losses = np.asarray(sums["loss"])
+    if not np.isfinite(losses).all():
+      at = begin + int(np.argmin(np.isfinite(losses)))
+      raise RunError(f"The loss is {losses[at - begin]} at step {at}, epoch {at // steps_per_epoch}.")
+    console.trained(begin + len(losses), losses.mean())
+
+  with (
+    contextlib.closing(writer),
+    contextlib.closing(checkpoints),
+    stop_signals() as stop,
+    console,
+  ):
+    if fresh:
+      observe()
+    else:
+      console.say(f"Continuing from the checkpoint at step {step}, epoch {step // steps_per_epoch}.")
+
+    unread = None  # what the last call returned: read once the next is on its way
+    for index in calls(experiment, step):
+      state, sums = experiment.program(state, *experiment.feeds["train"](index))
+      if unread is not None:
+        read(*unread)
+      unread = step, sums
+      step += len(index)
+
+      epoch, into_epoch = divmod(step, steps_per_epoch)
+      due = lambda epochs: into_epoch == 0 and epoch in epochs  # noqa: B023
+      last = step == total_steps
+      if due(experiment.observe_epochs):
+        observe()
+      if last or stop or due(range(0, epoch + 1, config.checkpoint.every_epochs)):
+        read(*unread)
+        unread = None
+        checkpoints.save(state)
+      if stop and not last:
+        checkpoints.wait()
+        raise Stopped(stop[0], epoch, step)
+
+
+def calls(experiment: Experiment, from_step: int):
+  """The index arrays [T, L, B] of this process for every compiled call after `from_step`.
+
+  An epoch is one permutation of the train set, cut into whole global batches (the rest, less
+  than a batch, waits for the next epoch's permutation), and then into equal calls.
+  """
+  config = experiment.config
+  batch_size, per_epoch = config.data.batch_size, experiment.steps_per_epoch
+  local = jax.local_device_count()
+  mine = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
+  for epoch in range(from_step // per_epoch, config.optim.total_epochs):
+    order = epoch_order(config.seed, epoch, len(experiment.dataset.train)).astype(np.int32)
+    index = order[: per_epoch * batch_size].reshape(per_epoch, jax.device_count(), -1)[:, mine]
+    if epoch == from_step // per_epoch:
+      index = index[from_step % per_epoch :]
+    yield from np.array_split(index, -(-len(index) // config.optim.steps_per_call))
+
+
+def save_class_means(observation: Observation, path: pathlib.Path):
+  """Class means [K, D] of the penultimate layer on `train` and `test`, and the head's `weight`."""
+  with replacing(path, "wb") as file:
+    np.savez(file, **observation.geometry)
+
+
+def _summary(observation: Observation):
+  """Train loss, (train, test) errors and (train, test) trace ratios, for the console."""
+  values = {row[:3]: row.value for row in observation.rows}
+  both = lambda layer, key: tuple(values[split, layer, key] for split in ("train", "test"))
+  errors = both(LOGITS, "error/classifier")
+  return values["train", LOGITS, "loss"], errors, both(PENULTIMATE, "nc1/trace_ratio")
+
+
+@contextlib.contextmanager
+def stop_signals():
+  """Yields a list that SIGINT or SIGTERM fills. A second signal acts as if this were not here."""
+  received, before = [], {}
+
+  def note(signum, _):
+    received.append(signum)
+    for each, handler in before.items():
+      signal.signal(each, handler)
+
+  for each in (signal.SIGINT, signal.SIGTERM):
+    before[each] = signal.signal(each, note)
+  try:
+    yield received
+  finally:
+    for each, handler in before.items():
+      signal.signal(each, handler)

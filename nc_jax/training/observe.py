@@ -1,0 +1,221 @@
+"""Looking at a network: every example of both splits, in evaluation mode, into metrics.
+
+Two passes. The first folds each tapped layer into class moments, on every device its own share,
+and reduces them once. The second, with the final class means at hand, compares the network's
+decisions with those of the nearest class mean. Then the moments become numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nc_jax import metrics
+from nc_jax.errors import UserError
+from nc_jax.training.models import LOGITS, PENULTIMATE
+from nc_jax.training.steps import AXIS, Feed, TrainState
+
+# Steps of one compiled call: bounds what a streamed split holds in memory at once.
+_STEPS_PER_CALL = 128
+
+
+class Row(NamedTuple):
+  """One number of an observation."""
+
+  split: str
+  layer: str
+  key: str
+  value: float
+
+
+class Observation(NamedTuple):
+  rows: list[Row]  # splits, then layers in network order, then keys as in METRICS
+  geometry: dict[str, np.ndarray]  # class means of the penultimate layer, by split, and `weight`
+
+
+class Observer:
+  """Measures a state. Compiles on first use; holds no results.
+
+  Args:
+    apply: (variables, images, train) -> (logits, {layer: features}).
+    loss: (logits, labels) -> [B].
+    feeds: the splits, `train` and `test`.
+    num_classes: K.
+    batch_size: examples per device and step.
+    layers: names of the layers to measure, besides the penultimate; None means all that the
+      network taps.
+    max_scatter_dim: wider layers are measured without a [D, D] scatter. nc1/pinv then takes the
+      streaming form, and nc1/vci and the ranks are left out.
+    max_rank_dim: wider layers are measured without the ranks, which cost D³.
+
+  Raises UserError, before anything is compiled, for a layer that the network does not tap.
+  """
+
+  def __init__(
+    self,
+    apply: Callable,
+    loss: Callable,
+    feeds: dict[str, Feed],
+    state: TrainState,
+    num_classes: int,
+    batch_size: int,
+    layers: Sequence[str] | None = None,
+    max_scatter_dim: int = 4096,
+    max_rank_dim: int = 1024,
+  ):
+    images = feeds["train"].split.images
+    _, taps = jax.eval_shape(
+      lambda v: apply(v, jnp.zeros((1, *images.shape[1:]), images.dtype), train=False),
+      state.variables,
+    )
+    unknown = [name for name in layers or () if name not in taps]
+    if unknown:
+      raise UserError(f"observe.layers names {unknown[0]!r}; the network taps {', '.join(taps)}.")
+    wanted = taps if layers is None else (*layers, PENULTIMATE)
+    self._widths = {name: tap.shape[-1] for name, tap in taps.items() if name in wanted}
+    self._num_classes = num_classes
+    self._max_scatter_dim = max_scatter_dim
+    self._max_rank_dim = max_rank_dim
+    self._batch_size = batch_size
+    self._feeds = feeds
+    self._apply = apply
+    self._loss = loss
+    self._about_train = jax.jit(metrics.collapse_about)
+    # Both splits are fed alike, so that one program serves them.
+    axis = feeds["train"].axis
+    self._fold = jax.pmap(
+      self._fold_batches, axis_name=AXIS, in_axes=(None, axis, axis, 1, 1), out_axes=None
+    )
+    self._judge = jax.pmap(
+      self._judge_batches, axis_name=AXIS, in_axes=(None, axis, axis, 1, 1, None, None),
+      out_axes=None,
+    )  # fmt: skip
+
+  def __call__(self, state: TrainState) -> Observation:
+    variables = state.variables
+    head = metrics.Head(
+      weight=state.params["head"]["kernel"].T,  # Flax stores [D, K]
+      bias=state.params["head"].get("bias"),
+    )
+    heads = {layer: head if layer == PENULTIMATE else None for layer in self._widths}
+
+    sums, moments = {}, {}
+    for split in self._feeds:
+      sums[split], moments[split] = self._total(split, self._fold, variables)
+
+    results = {}
+    for split, own in moments.items():
+      centres = {"own": own} if split == "train" else {"own": own, "train": moments["train"]}
+      decisions, nearest = self._total(split, self._judge, variables, centres, heads)
+      size = len(self._feeds[split].split)
+      for layer in self._widths:
+        about_own = decisions["own"][layer]
+        values = metrics.measure(own[layer], heads[layer], about_own, ranks=self._ranks(layer))
+        if split != "train":
+          train = moments["train"][layer]
+          values |= self._about_train(decisions["train"][layer], train, own[layer])
+          weak = metrics.measure(nearest[layer])
+          values |= {f"weak/{key}": value for key, value in weak.items() if key[:4] == "nc1/"}
+        results[split, layer] = values
+      results[split, LOGITS] = {
+        "loss": sums[split]["loss"] / size,
+        "error/classifier": sums[split]["wrong"] / size,
+      }
+
+    geometry = {"weight": head.weight}
+    geometry |= {split: own[PENULTIMATE].class_means for split, own in moments.items()}
+    fetched, geometry = jax.device_get((results, geometry))  # one transfer for everything
+    rows = [  # in the order of `results`: device_get sorts
+      Row(*place, key, float(fetched[place][key])) for place, values in results.items() for key in values
+    ]
+    return Observation(rows, geometry)
+
+  def _total(self, split: str, program: Callable, variables, *extra):
+    """Runs a program over every example of a split and adds up what its calls return."""
+    total = None
+    for index, mask in self._batches(len(self._feeds[split].split)):
+      part = program(variables, *self._feeds[split](index), mask, *extra)
+      total = part if total is None else _add(total, part)
+    return total
+
+  def _batches(self, size: int):
+    """Index and mask [T, L, B] of this process for each call; padding is masked, nothing dropped."""
+    devices, local = jax.device_count(), jax.local_device_count()
+    per_step = devices * self._batch_size
+    steps = -(-size // per_step)
+    per_call = min(steps, _STEPS_PER_CALL)
+    calls = -(-steps // per_call)
+    ids = np.arange(calls * per_call * per_step).reshape(calls, per_call, devices, -1)
+    first = jax.process_index() * local
+    ids = ids[:, :, first : first + local]
+    for call in ids:
+      yield np.where(call < size, call, 0).astype(np.int32), call < size
+
+  def _no_moments(self) -> dict[str, metrics.ClassMoments]:
+    return {
+      layer: metrics.ClassMoments.empty(
+        self._num_classes, width, scatter=width <= self._max_scatter_dim
+      )
+      for layer, width in self._widths.items()
+    }
+
+  def _ranks(self, layer: str) -> bool:
+    return self._widths[layer] <= min(self._max_rank_dim, self._max_scatter_dim)
+
+  def _fold_batches(self, variables, images, labels, index, mask):
+
+    def fold(moments, batch):
+      ids, keep = batch
+      logits, taps = self._apply(variables, images[ids], train=False)
+      moments = {
+        layer: metrics.accumulate(moments[layer], taps[layer], labels[ids], keep)
+        for layer in moments
+      }
+      wrong = jnp.argmax(logits, -1) != labels[ids]
+      loss = jnp.where(keep, self._loss(logits, labels[ids]), 0)
+      return moments, {"loss": loss.sum(), "wrong": (wrong & keep).sum()}
+
+    moments, sums = jax.lax.scan(fold, self._no_moments(), (index, mask))
+    sums = jax.tree.map(lambda x: x.sum(0), sums)
+    moments = {layer: metrics.all_reduce(m, AXIS) for layer, m in moments.items()}
+    return jax.lax.psum(sums, AXIS), moments
+
+  def _judge_batches(self, variables, images, labels, index, mask, centres, heads):
+    """Decisions about each set of class means; and moments by nearest train mean, if given.
+
+    Returns: {centre: {layer: Decisions}}, {layer: ClassMoments}.
+    """
+    about = centres.get("train", {})
+
+    def judge(nearest, batch):
+      ids, keep = batch
+      _, taps = self._apply(variables, images[ids], train=False)
+      decisions = {
+        centre: {
+          layer: metrics.decide(taps[layer], labels[ids], m, heads[layer], keep)
+          for layer, m in moments.items()
+        }
+        for centre, moments in centres.items()
+      }
+      nearest = {
+        layer: metrics.accumulate(m, taps[layer], metrics.nearest_class(taps[layer], about[layer]), keep)
+        for layer, m in nearest.items()
+      }  # fmt: skip
+      return nearest, decisions
+
+    empty = self._no_moments() if about else {}
+    nearest, decisions = jax.lax.scan(judge, empty, (index, mask))
+    decisions = jax.tree.map(lambda x: x.sum(0), decisions)
+    nearest = {layer: metrics.all_reduce(m, AXIS) for layer, m in nearest.items()}
+    return jax.lax.psum(decisions, AXIS), nearest
+
+
+@jax.jit
+def _add(a, b):
+  """Adds what two calls returned: moments merge, everything else is a sum."""
+  is_moments = lambda node: isinstance(node, metrics.ClassMoments)
+  return jax.tree.map(
+    lambda x, y: metrics.merge(x, y) if is_moments(x) else x + y, a, b, is_leaf=is_moments
+  )

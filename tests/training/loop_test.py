@@ -1,0 +1,154 @@
+"""Whole runs, in this process: what a run leaves behind, and that stopping changes nothing."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from nc_jax import writers
+from nc_jax.console import Console
+from nc_jax.errors import RunError, UserError
+from nc_jax.training import checkpoints, loop
+from tests.configs import tiny
+
+
+def run(config, workdir, console=None):
+  experiment = loop.build(config)
+  workdir.mkdir(exist_ok=True)
+  console = console or Console(config.optim.total_epochs, experiment.steps_per_epoch)
+  loop.train(experiment, workdir, console)
+  return experiment
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+  """An unbroken tiny run: (experiment, workdir)."""
+  workdir = tmp_path_factory.mktemp("unbroken")
+  return run(tiny(), workdir), workdir
+
+
+def table(workdir):
+  return (workdir / "metrics.csv").read_text()
+
+
+def test_every_epoch_split_and_layer_is_there_in_order(unbroken):
+  _, workdir = unbroken
+  rows = writers.read_csv(workdir / "metrics.csv")
+  places = list(dict.fromkeys((r["epoch"], r["split"], r["layer"]) for r in rows))
+  assert places == [
+    (epoch, split, layer)
+    for epoch in (0, 1, 2, 3, 4)
+    for split in ("train", "test")
+    for layer in ("layer1", "penultimate", "logits")
+  ]
+  assert all(r["step"] == 8 * r["epoch"] for r in rows)
+  keys = [(r["epoch"], r["split"], r["layer"], r["key"]) for r in rows]
+  assert len(keys) == len(set(keys))
+  of = lambda split, layer: {r["key"] for r in rows if (r["split"], r["layer"]) == (split, layer)}
+  core = {"nc1/pinv", "nc1/trace_ratio", "nc1/cdnv", "nc1/vci", "nc2/etf_means", "nc4/ncc_error"}
+  headed = {"nc2/etf_weights", "nc3/self_duality", "nc4/ncc_mismatch", "error/classifier"}
+  about_train = {"weak/second_moment", "strong/second_moment", "shift/means", "test/ncc_error"}
+  assert core <= of("train", "layer1") and not headed & of("train", "layer1")
+  assert core | headed <= of("train", "penultimate")
+  assert core | headed | about_train <= of("test", "penultimate")
+  assert of("train", "logits") == {"loss", "error/classifier"}
+  assert all(np.isfinite(r["value"]) for r in rows)
+
+
+def test_the_head_that_nc4_sees_is_the_network_s(unbroken):
+  rows = writers.read_csv(unbroken[1] / "metrics.csv")
+  errors = lambda layer: [
+    r["value"] for r in rows if r["layer"] == layer and r["key"] == "error/classifier"
+  ]
+  assert errors("penultimate") == errors("logits")
+
+
+def test_the_same_config_gives_the_same_table_byte_for_byte(unbroken, tmp_path):
+  run(tiny(), tmp_path)
+  assert table(tmp_path) == table(unbroken[1])
+
+
+def test_a_streamed_set_gives_the_table_of_a_resident_one(unbroken, tmp_path):
+  run(tiny(data__device_budget_mib=0.0), tmp_path)
+  assert table(tmp_path) == table(unbroken[1])
+
+
+class StopsAt(Console):
+  """Sends this process a signal once a step is reached, as a scheduler would."""
+
+  def __init__(self, step, signum):
+    super().__init__(4, 8)
+    self._stop_at, self._signum = step, signum
+
+  def trained(self, step, loss):
+    super().trained(step, loss)
+    if self._stop_at is not None and step >= self._stop_at:
+      self._stop_at = None
+      os.kill(os.getpid(), self._signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("at", [3, 8, 21])
+def test_a_stopped_run_goes_on_to_the_same_table(unbroken, tmp_path, at, signum):
+  config = tiny(optim__steps_per_call=3)  # so that it can stop within an epoch
+  with pytest.raises(loop.Stopped, match=f"Stopped by {signum.name} in epoch"):
+    run(config, tmp_path, StopsAt(at, signum))
+  kept = checkpoints.Checkpoints(tmp_path)
+  assert at <= kept.steps()[-1] <= at + 6  # soon, and saved
+  assert signal.getsignal(signum) not in (None, signal.SIG_IGN)
+  run(config, tmp_path)
+  whole = tmp_path.with_name("whole")
+  run(config, whole)
+  assert table(tmp_path) == table(whole)
+  # Cutting an epoch into other calls rounds differently at most.
+  np.testing.assert_allclose(
+    [r["value"] for r in writers.read_csv(whole / "metrics.csv")],
+    [r["value"] for r in writers.read_csv(unbroken[1] / "metrics.csv")],
+    rtol=2e-3, atol=1e-5,
+  )  # fmt: skip
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path):
+  with pytest.raises(RunError, match=r"The loss is (nan|inf) at step \d+, epoch \d"):
+    run(tiny(optim__peak_lr=1e18, loss__name="squared_error", model__batch_norm=False), tmp_path)
+  kept = checkpoints.Checkpoints(tmp_path)
+  for step in kept.steps():
+    kept.restore(step, like=loop.build(tiny(model__batch_norm=False)).state)
+
+
+def test_what_data_and_devices_do_not_allow_is_refused():
+  for changes, words in (
+    ({"data__batch_size": 129}, "config.data.batch_size = 129 exceeds the 128 train examples"),
+    ({"data__batch_size": 18}, "batch_size = 18 does not divide over 4 devices"),
+    ({"observe__epochs": (1, 9)}, "config.observe.epochs holds 9, but training ends at 4"),
+    ({"observe__layers": ("layer3",)}, "'layer3'; the network taps layer1, penultimate"),
+  ):
+    with pytest.raises(UserError, match=words):
+      loop.build(tiny(**changes))
+
+
+def test_observed_epochs_scale_with_the_run():
+  assert loop.epochs_to_observe(None, 3) == (0, 1, 2, 3)
+  grid = loop.epochs_to_observe(None, 300)
+  assert grid[:22] == (*range(21), 22) and grid[-1] == 300
+  ratios = np.array(grid[30:]) / np.array(grid[29:-1])
+  assert 1.05 < ratios.min() and ratios.max() < 1.15
+  assert loop.epochs_to_observe((5, 7), 10) == (0, 5, 7, 10)
+
+
+def test_training_visits_every_example_once_an_epoch_but_for_a_rest_below_a_batch():
+  experiment = loop.build(tiny(data__train_size=130))
+  ids = np.concatenate([index.ravel() for index in loop.calls(experiment, 0)])
+  assert experiment.steps_per_epoch == 8 and len(ids) == 4 * 128
+  for epoch in ids.reshape(4, 128):
+    assert len(set(epoch)) == 128
+  # A run that goes on takes up the sequence where it broke off, within an epoch too.
+  rest = np.concatenate([index.ravel() for index in loop.calls(experiment, 11)])
+  np.testing.assert_array_equal(rest, ids[11 * 16 :])
+
+
+def test_the_state_does_not_depend_on_the_devices():
+  state = loop.build(tiny()).state
+  assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
