@@ -1,0 +1,170 @@
+"""Trains a network past zero error and watches its features collapse.
+
+usage: python -m nc_jax.main --config=FILE[:VARIANT] --workdir=DIR [--config.KEY=VALUE ...]
+
+  --config=FILE[:VARIANT]  a config file, such as configs/digits.py, or the config.json that a
+                           run left in its workdir
+  --config.KEY=VALUE       another value for one setting, such as --config.optim.peak_lr=0.1
+  --workdir=DIR            where results go; an interrupted run in DIR is continued
+  --observe_only           measure the checkpoints in DIR again, without training; results go to
+                           DIR/observed.csv. --config may be left out, observe.* may be changed
+  --help                   this text
+
+In the workdir:
+  config.json       the resolved config            checkpoints/   the latest states (Orbax)
+  metrics.csv       every number of every epoch    tensorboard/   the same, as event files
+  class_means.npz   geometry of the last epoch     *.png          figures
+  verdict.txt, verdict.json                        the paper's first claim, with numbers
+
+Exit status: 0 done, 1 the run failed, 2 the request was wrong; 128 + n when stopped by signal n.
+"""
+
+import os
+import pathlib
+import re
+import sys
+import time
+
+from nc_jax import settings, verdict, writers
+from nc_jax.command_line import Request, describe_settings, parse
+from nc_jax.errors import RunError, UserError
+from nc_jax.files import locked, replacing
+
+
+def main(argv: list[str]) -> int:
+  try:
+    return run(argv)
+  except UserError as error:
+    print(f"nc_jax: {error}", file=sys.stderr)
+    return 2
+  except (RunError, OSError) as error:
+    print(f"nc_jax: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print("nc_jax: Interrupted before training began; nothing was lost.", file=sys.stderr)
+    return 130
+
+
+def run(argv: list[str]) -> int:
+  if any(arg in ("-h", "-help", "--help") for arg in argv[1:]):
+    print(__doc__.rstrip() + "\n\n" + describe_settings())
+    return 0
+  request = parse(argv)
+  check_workdir(request)
+  if not request.observe_only and (request.workdir / "verdict.json").exists():
+    print((request.workdir / "verdict.txt").read_text())
+    print(f"{request.workdir} is finished; nothing was changed.")
+    return 0
+  steady_virtual_devices()
+  from nc_jax.training import loop
+
+  experiment = loop.build(request.config)
+  if request.observe_only:
+    return observe_again(experiment, request.workdir)
+
+  config, workdir = request.config, request.workdir
+  workdir.mkdir(parents=True, exist_ok=True)
+  with locked(workdir):
+    with replacing(workdir / "config.json") as file:
+      file.write(settings.to_json(config))
+    console = loop.Console(config.optim.total_epochs, experiment.steps_per_epoch)
+    console.say(introduce(experiment, workdir))
+    began = time.monotonic()
+    try:
+      loop.train(experiment, workdir, console)
+    except loop.Stopped as stopped:
+      console.say(str(stopped))
+      return 128 + stopped.signum
+    console.say(f"Trained and observed in {time.monotonic() - began:.0f} s.")
+    finish(workdir, console)
+  return 0
+
+
+def introduce(experiment, workdir) -> str:
+  import jax
+
+  config, devices = experiment.config, jax.devices()
+  leaves = jax.tree.leaves(experiment.state.params)
+  return (
+    f"{config.data.name}: {len(experiment.dataset.train)} train and "
+    f"{len(experiment.dataset.test)} test examples, {experiment.dataset.num_classes} classes. "
+    f"{config.model.name}: {sum(leaf.size for leaf in leaves):,} parameters. "
+    f"{config.optim.total_epochs} epochs of {experiment.steps_per_epoch} steps on "
+    f"{len(devices)} x {devices[0].device_kind}. Results in {workdir}."
+  )
+
+
+def finish(workdir: pathlib.Path, console):
+  """Draws the figures and gives the verdict, from what lies in the workdir."""
+  try:
+    from nc_jax import plots
+  except ModuleNotFoundError as error:
+    console.say(f"No figures: {error.name} is missing (pip install 'nc_jax[plot]').")
+  else:
+    drawn = plots.draw(workdir)
+    console.say("Figures: " + ", ".join(path.name for path in drawn) + ".")
+  result = verdict.judge(writers.read_csv(workdir / "metrics.csv"))
+  verdict.write(result, workdir)
+  print(verdict.to_text(result), flush=True)
+
+
+def observe_again(experiment, workdir: pathlib.Path) -> int:
+  """Measures every checkpoint of a workdir into observed.csv."""
+  import contextlib
+
+  from nc_jax.training.checkpoints import Checkpoints
+
+  with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+    if not checkpoints.steps():
+      raise UserError(f"--workdir={workdir} holds no checkpoint yet.")
+    rows = []
+    for step in checkpoints.steps():
+      observation = experiment.observer(checkpoints.restore(step, like=experiment.state))
+      epoch = step // experiment.steps_per_epoch
+      rows += [
+        (step, epoch, *row[:3], writers.to_text(row.value)) for row in observation.rows
+      ]
+      print(f"epoch {epoch}: observed", file=sys.stderr)
+  path = workdir / "observed.csv"
+  writers.write_csv(path, rows)
+  print(f"{len(rows)} numbers in {path}")
+  return 0
+
+
+def check_workdir(request: Request):
+  """Refuses a workdir that is not this run's."""
+  workdir = request.workdir
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f"--workdir={workdir} is not a folder.")
+  saved = workdir / "config.json"
+  if saved.exists():
+    old = settings.resolve(settings.from_json(saved))
+    changed = settings.differences(old, request.config)
+    if request.observe_only:
+      changed = [text for text in changed if not text.startswith("observe.")]
+    if changed:
+      raise UserError(
+        f"--workdir={workdir} holds a run of another config ({'; '.join(changed)}). "
+        "Choose another folder, or the config it was made with."
+      )
+  elif request.observe_only:
+    raise UserError(f"--workdir={workdir} holds no run to observe.")
+  elif workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
+    raise UserError(f"--workdir={workdir} holds files, but no run. Choose an empty or new folder.")
+
+
+def steady_virtual_devices():
+  """Gives XLA two threads for each virtual CPU device, without which its collectives deadlock.
+
+  Devices and dispatch share one thread pool, sized by PJRT_NPROC (openxla DefaultThreadPoolSize).
+  """
+  asked = re.search(
+    r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")
+  )
+  count = int(asked[1]) if asked else int(os.environ.get("JAX_NUM_CPU_DEVICES") or 0)
+  if count > 1:
+    os.environ.setdefault("PJRT_NPROC", str(2 * count))
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))
