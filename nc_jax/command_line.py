@@ -80,7 +80,9 @@ def _explain(message: str) -> str:
   """`flag --config.seed=x: invalid literal ...` in the words of the settings table."""
   refused = re.match(r"flag --config\.([^=]+)=(.*?): ", message, re.DOTALL)
   if refused and refused[1] in settings.SETTINGS:
-    return f"config.{refused[1]} = {refused[2]}, but must be {settings.SETTINGS[refused[1]].allowed}."
+    return (
+      f"config.{refused[1]} = {refused[2]}, but must be {settings.SETTINGS[refused[1]].allowed}."
+    )
   # An error of the config file comes with its traceback; the last line says what it was.
   return f"{message.split(':')[0]}: {message.strip().splitlines()[-1]}"
 

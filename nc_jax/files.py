@@ -1,12 +1,9 @@
-"""Two promises about a workdir: a file is whole or absent, and one run writes at a time."""
+"""A file is whole or absent, and a new one takes the place of the old or does not."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import tempfile
-
-from nc_jax.errors import UserError
 
 
 @contextlib.contextmanager
@@ -23,14 +20,3 @@ def replacing(path: pathlib.Path, mode: str = "w"):
   except BaseException:
     os.unlink(temporary)
     raise
-
-
-@contextlib.contextmanager
-def locked(workdir: pathlib.Path):
-  """Holds the workdir for this process. Raises UserError where another run holds it."""
-  with (workdir / ".lock").open("w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(f"--workdir={workdir}: another run is writing there now.") from None
-    yield  # the lock ends with the process, however it ends

@@ -19,16 +19,22 @@ In the workdir:
 Exit status: 0 done, 1 the run failed, 2 the request was wrong; 128 + n when stopped by signal n.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import sys
 import time
 
-from nc_jax import settings, verdict, writers
-from nc_jax.command_line import Request, describe_settings, parse
-from nc_jax.errors import RunError, UserError
-from nc_jax.files import locked, replacing
+try:
+  import jax
+
+  from nc_jax import verdict, workdirs, writers
+  from nc_jax.command_line import describe_settings, parse
+  from nc_jax.errors import RunError, UserError
+except ModuleNotFoundError as missing:
+  print(f"nc_jax: {missing}; training needs pip install -e '.[train,plot]'.", file=sys.stderr)
+  sys.exit(2)
 
 
 def main(argv: list[str]) -> int:
@@ -37,11 +43,14 @@ def main(argv: list[str]) -> int:
   except UserError as error:
     print(f"nc_jax: {error}", file=sys.stderr)
     return 2
-  except (RunError, OSError) as error:
+  except (RunError, OSError, MemoryError) as error:
     print(f"nc_jax: {error}", file=sys.stderr)
     return 1
+  except jax.errors.JaxRuntimeError as error:  # out of memory, most of the time
+    print(f"nc_jax: {str(error).splitlines()[0]}", file=sys.stderr)
+    return 1
   except KeyboardInterrupt:
-    print("nc_jax: Interrupted before training began; nothing was lost.", file=sys.stderr)
+    print("nc_jax: Interrupted; the same command goes on from what was saved.", file=sys.stderr)
     return 130
 
 
@@ -50,8 +59,8 @@ def run(argv: list[str]) -> int:
     print(__doc__.rstrip() + "\n\n" + describe_settings())
     return 0
   request = parse(argv)
-  check_workdir(request)
-  if not request.observe_only and (request.workdir / "verdict.json").exists():
+  workdirs.check(request.workdir, request.config, request.observe_only)
+  if not request.observe_only and workdirs.finished(request.workdir):
     print((request.workdir / "verdict.txt").read_text())
     print(f"{request.workdir} is finished; nothing was changed.")
     return 0
@@ -63,10 +72,7 @@ def run(argv: list[str]) -> int:
     return observe_again(experiment, request.workdir)
 
   config, workdir = request.config, request.workdir
-  workdir.mkdir(parents=True, exist_ok=True)
-  with locked(workdir):
-    with replacing(workdir / "config.json") as file:
-      file.write(settings.to_json(config))
+  with workdirs.opened(workdir, config):
     console = loop.Console(config.optim.total_epochs, experiment.steps_per_epoch)
     console.say(introduce(experiment, workdir))
     began = time.monotonic()
@@ -81,8 +87,6 @@ def run(argv: list[str]) -> int:
 
 
 def introduce(experiment, workdir) -> str:
-  import jax
-
   config, devices = experiment.config, jax.devices()
   leaves = jax.tree.leaves(experiment.state.params)
   return (
@@ -110,8 +114,6 @@ def finish(workdir: pathlib.Path, console):
 
 def observe_again(experiment, workdir: pathlib.Path) -> int:
   """Measures every checkpoint of a workdir into observed.csv."""
-  import contextlib
-
   from nc_jax.training.checkpoints import Checkpoints
 
   with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
@@ -121,9 +123,7 @@ def observe_again(experiment, workdir: pathlib.Path) -> int:
     for step in checkpoints.steps():
       observation = experiment.observer(checkpoints.restore(step, like=experiment.state))
       epoch = step // experiment.steps_per_epoch
-      rows += [
-        (step, epoch, *row[:3], writers.to_text(row.value)) for row in observation.rows
-      ]
+      rows += [(step, epoch, *row[:3], writers.to_text(row.value)) for row in observation.rows]
       print(f"epoch {epoch}: observed", file=sys.stderr)
   path = workdir / "observed.csv"
   writers.write_csv(path, rows)
@@ -131,36 +131,12 @@ def observe_again(experiment, workdir: pathlib.Path) -> int:
   return 0
 
 
-def check_workdir(request: Request):
-  """Refuses a workdir that is not this run's."""
-  workdir = request.workdir
-  if workdir.exists() and not workdir.is_dir():
-    raise UserError(f"--workdir={workdir} is not a folder.")
-  saved = workdir / "config.json"
-  if saved.exists():
-    old = settings.resolve(settings.from_json(saved))
-    changed = settings.differences(old, request.config)
-    if request.observe_only:
-      changed = [text for text in changed if not text.startswith("observe.")]
-    if changed:
-      raise UserError(
-        f"--workdir={workdir} holds a run of another config ({'; '.join(changed)}). "
-        "Choose another folder, or the config it was made with."
-      )
-  elif request.observe_only:
-    raise UserError(f"--workdir={workdir} holds no run to observe.")
-  elif workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
-    raise UserError(f"--workdir={workdir} holds files, but no run. Choose an empty or new folder.")
-
-
 def steady_virtual_devices():
   """Gives XLA two threads for each virtual CPU device, without which its collectives deadlock.
 
   Devices and dispatch share one thread pool, sized by PJRT_NPROC (openxla DefaultThreadPoolSize).
   """
-  asked = re.search(
-    r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")
-  )
+  asked = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
   count = int(asked[1]) if asked else int(os.environ.get("JAX_NUM_CPU_DEVICES") or 0)
   if count > 1:
     os.environ.setdefault("PJRT_NPROC", str(2 * count))

@@ -87,9 +87,7 @@ def collapse(rows: list[dict]) -> Figure:
 def overview(rows: list[dict]) -> Figure:
   """NC1 to NC4 of the penultimate layer, train solid and test dotted."""
   figure = Figure(figsize=(10, 7))
-  for axes, (title, keys, logarithmic) in zip(
-    figure.subplots(2, 2).flat, _PANELS, strict=True
-  ):
+  for axes, (title, keys, logarithmic) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
     for key, colour in zip(keys, _COLOURS, strict=False):
       for split, line in (("train", "-"), ("test", ":")):
         label = key if split == "train" else None

@@ -36,7 +36,9 @@ def _whole(low: int, meaning: str, high: int | None = None, **options) -> Settin
 
 
 def _real(allowed: str, accepts: Callable[[float], bool], meaning: str, **options) -> Setting:
-  return Setting(float, f"a number {allowed}", lambda x: x < float("inf") and accepts(x), meaning, **options)
+  return Setting(
+    float, f"a number {allowed}", lambda x: x < float("inf") and accepts(x), meaning, **options
+  )
 
 
 def _name(known: dict, meaning: str) -> Setting:

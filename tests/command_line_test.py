@@ -12,7 +12,9 @@ def parse(*arguments):
 
 
 def test_flags_are_read_in_any_order_and_either_form():
-  request = parse("--config.optim.peak_lr=0.1", "--workdir", "w", DIGITS, "--noconfig.model.batch_norm")
+  request = parse(
+    "--config.optim.peak_lr=0.1", "--workdir", "w", DIGITS, "--noconfig.model.batch_norm"
+  )
   assert request.workdir.name == "w" and not request.observe_only
   assert request.config.optim.peak_lr == 0.1 and request.config.model.batch_norm is False
   assert parse(f"{DIGITS}:plain", "--workdir=w").config.model.batch_norm is False
@@ -24,10 +26,19 @@ def test_flags_are_read_in_any_order_and_either_form():
     ([], "--workdir=DIR is missing"),
     (["--workdir=w"], "--config=FILE is missing"),
     (["--workdir=w", "--config=no/such.py"], "there is no file no/such.py"),
-    (["--workdir=w", f"{DIGITS}:huge"], "unknown variant 'huge'; choose base, squared_error, plain"),
+    (
+      ["--workdir=w", f"{DIGITS}:huge"],
+      "unknown variant 'huge'; choose base, squared_error, plain",
+    ),
     (["--workdir=w", DIGITS, "--config.optim.peak_lrr=1"], "Did you mean optim.peak_lr?"),
-    (["--workdir=w", DIGITS, "--config.optim.peak_lr=x"], "optim.peak_lr = x, but must be a number"),
-    (["--workdir=w", DIGITS, "--config.model.width=1.5"], "width = 1.5, but must be a whole number"),
+    (
+      ["--workdir=w", DIGITS, "--config.optim.peak_lr=x"],
+      "optim.peak_lr = x, but must be a number",
+    ),
+    (
+      ["--workdir=w", DIGITS, "--config.model.width=1.5"],
+      "width = 1.5, but must be a whole number",
+    ),
     (["--workdir=w", DIGITS, "--config.seed"], "--config.seed"),
     (["--workdir=w", DIGITS, "more"], "'more' is not understood"),
     (["--workdir=w", DIGITS, "--observe_olny"], "Did you mean: observe_only"),

@@ -162,7 +162,9 @@ def test_sigterm_saves_and_says_one_sentence(tmp_path):
   process.send_signal(signal.SIGTERM)
   rest = process.communicate(timeout=60)[1]
   assert process.returncode == 128 + signal.SIGTERM
-  assert re.search(r"Stopped by SIGTERM in epoch \d+ \(step \d+\) and saved; the same command", rest)
+  assert re.search(
+    r"Stopped by SIGTERM in epoch \d+ \(step \d+\) and saved; the same command", rest
+  )
   assert "Traceback" not in rest
 
 

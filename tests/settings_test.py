@@ -54,7 +54,9 @@ def test_a_bad_value_is_refused_with_key_value_and_what_is_allowed(key, value, w
 
 
 def test_unknown_and_missing_keys_are_named():
-  with pytest.raises(UserError, match=r"config.optim.peak_lrr is not a setting. Did you mean optim"):
+  with pytest.raises(
+    UserError, match=r"config.optim.peak_lrr is not a setting. Did you mean optim"
+  ):
     settings.resolve(changed(optim__peak_lrr=0.1))
   config = changed()
   del config.optim.peak_lr

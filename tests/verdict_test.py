@@ -7,7 +7,9 @@ from nc_jax import verdict
 def rows(train, test, weak, errors):
   """Rows of a run observed at epochs 0, 1, 10, ...: one value of each curve per epoch."""
   table = []
-  for epoch, values in zip((0, 1, 10, 100), zip(train, test, weak, errors, strict=True), strict=False):
+  for epoch, values in zip(
+    (0, 1, 10, 100), zip(train, test, weak, errors, strict=True), strict=False
+  ):
     for (split, layer, key), value in zip(
       (
         ("train", "penultimate", "nc1/trace_ratio"),

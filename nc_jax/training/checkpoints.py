@@ -118,7 +118,9 @@ def _first_line(error: Exception) -> str:
 
 def _named_leaves(state) -> dict[str, np.ndarray]:
   leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves}
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves
+  }
 
 
 def _checksum(leaf: np.ndarray) -> int:

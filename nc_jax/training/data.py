@@ -103,8 +103,10 @@ def _from_tfds(name: str):
         f"TFDS_DATA_DIR) to a TFDS folder that holds {name} in array_record format."
       )
     import tensorflow_datasets as tfds
+    from absl import logging
 
     tfds.disable_progress_bar()  # the only bar on the screen is ours
+    logging.set_verbosity(logging.ERROR)  # nor does it matter which library decodes the images
     splits = {}
     for split, size in (("train", train_size), ("test", test_size)):
       try:

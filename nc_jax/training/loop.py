@@ -24,7 +24,7 @@ from nc_jax.writers import MetricsWriter
 
 
 class Experiment(NamedTuple):
-  """Everything that a config asks for, built and checked; nothing has run and no file is touched."""
+  """Everything that a config asks for, built and checked; no step was taken, no file touched."""
 
   config: object
   dataset: Dataset
@@ -56,7 +56,9 @@ def build(config) -> Experiment:
   dataset = SOURCES[data.name](data.dir, data.train_size, data.test_size, config.seed)
   size, devices = len(dataset.train), jax.device_count()
   if data.batch_size > size:
-    raise UserError(f"config.data.batch_size = {data.batch_size} exceeds the {size} train examples.")
+    raise UserError(
+      f"config.data.batch_size = {data.batch_size} exceeds the {size} train examples."
+    )
   if data.batch_size % devices:
     raise UserError(
       f"config.data.batch_size = {data.batch_size} does not divide over {devices} devices."
@@ -137,8 +139,12 @@ def train(experiment: Experiment, workdir: pathlib.Path, console: Console):
   def read(begin, sums):
     losses = np.asarray(sums["loss"])
     if not np.isfinite(losses).all():
-      at = begin + int(np.argmin(np.isfinite(losses)))
-      raise RunError(f"The loss is {losses[at - begin]} at step {at}, epoch {at // steps_per_epoch}.")
+      bad = int(np.argmin(np.isfinite(losses)))
+      kept = checkpoints.steps()
+      raise RunError(
+        f"The loss is {losses[bad]} at step {begin + bad}, epoch {begin // steps_per_epoch}; "
+        + (f"the last good checkpoint is step {kept[-1]}." if kept else "nothing was saved yet.")
+      )
     console.trained(begin + len(losses), losses.mean())
 
   with (
@@ -150,7 +156,7 @@ def train(experiment: Experiment, workdir: pathlib.Path, console: Console):
     if fresh:
       observe()
     else:
-      console.say(f"Continuing from the checkpoint at step {step}, epoch {step // steps_per_epoch}.")
+      console.say(f"Going on from the checkpoint at step {step}, epoch {step // steps_per_epoch}.")
 
     unread = None  # what the last call returned: read once the next is on its way
     for index in calls(experiment, step):
@@ -161,17 +167,20 @@ def train(experiment: Experiment, workdir: pathlib.Path, console: Console):
       step += len(index)
 
       epoch, into_epoch = divmod(step, steps_per_epoch)
-      due = lambda epochs: into_epoch == 0 and epoch in epochs  # noqa: B023
       last = step == total_steps
-      if due(experiment.observe_epochs):
-        observe()
-      if last or stop or due(range(0, epoch + 1, config.checkpoint.every_epochs)):
+      due = into_epoch == 0 and epoch in experiment.observe_epochs
+      save = into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0
+      if due or save or last or stop:
         read(*unread)
         unread = None
+      if due:
+        observe()
+      if save or last or stop:
         checkpoints.save(state)
       if stop and not last:
         checkpoints.wait()
         raise Stopped(stop[0], epoch, step)
+    checkpoints.wait()
 
 
 def calls(experiment: Experiment, from_step: int):

@@ -17,9 +17,6 @@ from nc_jax.errors import UserError
 from nc_jax.training.models import LOGITS, PENULTIMATE
 from nc_jax.training.steps import AXIS, Feed, TrainState
 
-# Steps of one compiled call: bounds what a streamed split holds in memory at once.
-_STEPS_PER_CALL = 128
-
 
 class Row(NamedTuple):
   """One number of an observation."""
@@ -52,6 +49,8 @@ class Observer:
 
   Raises UserError, before anything is compiled, for a layer that the network does not tap.
   """
+
+  steps_per_call = 128  # bounds what a streamed split holds in memory at once
 
   def __init__(
     self,
@@ -128,7 +127,9 @@ class Observer:
     geometry |= {split: own[PENULTIMATE].class_means for split, own in moments.items()}
     fetched, geometry = jax.device_get((results, geometry))  # one transfer for everything
     rows = [  # in the order of `results`: device_get sorts
-      Row(*place, key, float(fetched[place][key])) for place, values in results.items() for key in values
+      Row(*place, key, float(fetched[place][key]))
+      for place, values in results.items()
+      for key in values
     ]
     return Observation(rows, geometry)
 
@@ -141,11 +142,11 @@ class Observer:
     return total
 
   def _batches(self, size: int):
-    """Index and mask [T, L, B] of this process for each call; padding is masked, nothing dropped."""
+    """Index and mask [T, L, B] of this process for each call; padding is masked."""
     devices, local = jax.device_count(), jax.local_device_count()
     per_step = devices * self._batch_size
     steps = -(-size // per_step)
-    per_call = min(steps, _STEPS_PER_CALL)
+    per_call = min(steps, self.steps_per_call)
     calls = -(-steps // per_call)
     ids = np.arange(calls * per_call * per_step).reshape(calls, per_call, devices, -1)
     first = jax.process_index() * local
@@ -199,10 +200,9 @@ class Observer:
         }
         for centre, moments in centres.items()
       }
-      nearest = {
-        layer: metrics.accumulate(m, taps[layer], metrics.nearest_class(taps[layer], about[layer]), keep)
-        for layer, m in nearest.items()
-      }  # fmt: skip
+      for layer, m in about.items():
+        guess = metrics.nearest_class(taps[layer], m)
+        nearest[layer] = metrics.accumulate(nearest[layer], taps[layer], guess, keep)
       return nearest, decisions
 
     empty = self._no_moments() if about else {}

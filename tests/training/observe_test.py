@@ -24,7 +24,9 @@ def forward(variables, x):
     x = (x - running["mean"]) / np.sqrt(running["var"] + 1e-5) * norm["scale"] + norm["bias"]
     x = np.maximum(x, 0)
     taps[layer] = x
-  return {"layer1": taps[1], "penultimate": taps[2]}, x @ params["head"]["kernel"] + params["head"]["bias"]
+  return {"layer1": taps[1], "penultimate": taps[2]}, x @ params["head"]["kernel"] + params["head"][
+    "bias"
+  ]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +45,7 @@ def run(tmp_path_factory):
     x = images * np.float64(data.scale) + np.float64(data.shift)
     outputs[split] = (*forward(variables, x), labels)
   table = writers.read_csv(workdir / "metrics.csv")
-  last = {
-    (r["split"], r["layer"], r["key"]): r["value"] for r in table if r["epoch"] == 6
-  }
+  last = {(r["split"], r["layer"], r["key"]): r["value"] for r in table if r["epoch"] == 6}
   head = variables["params"]["head"]
   return experiment, state, last, outputs, (head["kernel"].T, head["bias"])
 
@@ -59,3 +59,71 @@ def test_losses_and_errors_of_the_last_epoch(run):
     assert last[split, "logits", "loss"] == pytest.approx(loss, rel=1e-5)
     error = np.mean(logits.argmax(1) != labels)
     assert last[split, "logits", "error/classifier"] == pytest.approx(error, abs=1e-7)
+
+
+def test_every_metric_of_the_last_epoch_agrees_with_float64(run):
+  _, _, last, outputs, head = run
+  checked = 0
+  for split, (taps, _, labels) in outputs.items():
+    for layer, features in taps.items():
+      with_head = head if layer == "penultimate" else (None, None)
+      expected = oracle.measure(features, labels, 10, *with_head)
+      if split == "test":
+        train_taps, _, train_labels = outputs["train"]
+        collapse = oracle.test_collapse(
+          (train_taps[layer], train_labels), (features, labels), 10, *with_head
+        )
+        # The rows of split `test` are the test features' own: these keys would repeat them.
+        expected |= {k: v for k, v in collapse.items() if k.split("/")[0] != "train"}
+        expected = {k: v for k, v in expected.items() if not k.startswith("strong/nc1/")}
+      measured = {key: v for (s, l, key), v in last.items() if (s, l) == (split, layer)}
+      assert set(measured) == set(expected)
+      for key, value in expected.items():
+        # The network itself runs in float32: features are good to 1e-6 of their size. The ranks
+        # come from squared singular values, good to 3e-4 of the largest.
+        rtol = 3e-3 if key.startswith("rank/") else 2e-4
+        assert measured[key] == pytest.approx(value, rel=rtol, abs=1e-6), (split, layer, key)
+        checked += 1
+  assert checked > 140
+
+
+def test_observation_does_not_depend_on_how_the_examples_are_cut(run):
+  """Odd sizes: padding is masked, the last batch is not dropped, and calls are added up."""
+  experiment, state, _, _, _ = run
+  apply, loss = experiment.observer._apply, experiment.observer._loss
+  whole = {row[:3]: row.value for row in experiment.observer(state).rows}
+  for batch_size, steps_per_call in ((1, 3), (7, 128), (1000, 128)):
+    observer = Observer(apply, loss, experiment.feeds, state, 10, batch_size)
+    observer.steps_per_call = steps_per_call
+    for row in observer(state).rows:
+      assert row.value == pytest.approx(whole[row[:3]], rel=2e-4, abs=1e-6), (batch_size, row)
+
+
+def test_a_label_map_of_the_wrong_example_would_be_seen(run):
+  """The feeds pair images with labels: shuffled labels change NC4 and the loss."""
+  experiment, state, last, _, _ = run
+  images, labels = experiment.dataset.train
+  feeds = {
+    "train": type(experiment.feeds["train"])(Split(images, np.roll(labels, 1)), resident=True),
+    "test": experiment.feeds["test"],
+  }
+  observer = Observer(experiment.observer._apply, experiment.observer._loss, feeds, state, 10, 20)
+  rows = {row[:3]: row.value for row in observer(state).rows}
+  key = ("train", "logits", "error/classifier")
+  assert rows[key] > last[key] + 0.3
+
+
+def test_a_wide_layer_is_measured_without_a_scatter(run):
+  experiment, state, last, _, _ = run
+  observer = Observer(
+    experiment.observer._apply, experiment.observer._loss, experiment.feeds, state, 10, 20,
+    layers=("layer1",), max_scatter_dim=16,
+  )  # fmt: skip
+  rows = {row[:3]: row.value for row in observer(state).rows}
+  missing = {key for place in last for key in [place[2]] if (*place[:2], key) not in rows}
+  assert missing == {
+    "nc1/vci", "weak/nc1/vci", "weak/nc1/pinv",
+    "rank/effective", "rank/stable", "rank/numerical", "rank/nuclear",
+  }  # fmt: skip
+  for place, value in rows.items():
+    assert value == pytest.approx(last[place], rel=2e-4, abs=1e-6), place

@@ -33,7 +33,9 @@ def index_of(number, batch=24, devices=None):
 
 def close(a, b, rtol=2e-5, atol=2e-6):
   jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=atol), a, b
+    lambda x, y: np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=atol),
+    a,
+    b,
   )
 
 

@@ -1,0 +1,58 @@
+"""A workdir belongs to one config, and to one running process at a time."""
+
+import contextlib
+import fcntl
+import pathlib
+
+from nc_jax import settings
+from nc_jax.errors import UserError
+from nc_jax.files import replacing
+
+
+def check(workdir: pathlib.Path, config, observe_only: bool):
+  """Raises UserError, and touches nothing, unless the workdir is new or made by this config.
+
+  With `observe_only` it must hold a run, whose observe.* settings may differ.
+  """
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f"--workdir={workdir} is not a folder.")
+  saved = workdir / "config.json"
+  if saved.exists():
+    changed = settings.differences(settings.resolve(settings.from_json(saved)), config)
+    if observe_only:
+      changed = [text for text in changed if not text.startswith("observe.")]
+    if changed:
+      raise UserError(
+        f"--workdir={workdir} holds a run of another config ({'; '.join(changed)}). "
+        "Choose another folder, or the config it was made with."
+      )
+  elif observe_only:
+    raise UserError(f"--workdir={workdir} holds no run to observe.")
+  elif workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
+    raise UserError(f"--workdir={workdir} holds files, but no run. Choose an empty or new folder.")
+
+
+def finished(workdir: pathlib.Path) -> bool:
+  """Whether the run ended: the verdict is the last thing that it writes."""
+  return (workdir / "verdict.json").exists()
+
+
+@contextlib.contextmanager
+def opened(workdir: pathlib.Path, config):
+  """Makes the workdir, holds it for this process, and puts the config there.
+
+  Raises UserError where another run holds it, or where it cannot be made.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = (workdir / ".lock").open("w")
+  except OSError as error:
+    raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}.") from error
+  with lock:  # which ends with the process, however it ends
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(f"--workdir={workdir}: another run is writing there now.") from None
+    with replacing(workdir / "config.json") as file:
+      file.write(settings.to_json(config))
+    yield
