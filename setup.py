@@ -3,34 +3,34 @@
 import setuptools
 
 TRAIN = [
-    "flax>=0.12",
-    "optax>=0.2.8",
-    "orbax-checkpoint>=0.12,<1.0",  # at 1.0 its v1 API takes over the top-level names
-    "ml-collections>=1.1",
-    "clu>=0.0.12",
-    "tensorflow-datasets>=4.9.10",
-    "array-record>=0.8",  # what tfds.data_source reads
-    "importlib-resources",  # tfds needs it and does not say so
-    "pillow",  # decodes the images of tfds.data_source
-    "scikit-learn>=1.4",  # carries the 8x8 digits of the embedded default
-    "rich>=13",
-    "tensorboardX>=2.6",
+  "flax>=0.12",
+  "optax>=0.2.8",
+  "orbax-checkpoint>=0.12,<1.0",  # at 1.0 its v1 API takes over the top-level names
+  "ml-collections>=1.1",
+  "clu>=0.0.12",
+  "tensorflow-datasets>=4.9.10",
+  "array-record>=0.8",  # what tfds.data_source reads
+  "importlib-resources",  # tfds needs it and does not say so
+  "pillow",  # decodes the images of tfds.data_source
+  "scikit-learn>=1.4",  # carries the 8x8 digits of the embedded default
+  "rich>=13",
+  "tensorboardX>=2.6",
 ]
 
 setuptools.setup(
-    name="nc_jax",
-    version="0.1.0",
-    description="A JAX/Flax laboratory for neural collapse",
-    license="Apache-2.0",
-    python_requires=">=3.11",
-    packages=setuptools.find_packages(include=["nc_jax", "nc_jax.*"]),
-    install_requires=["jax>=0.10,<0.13", "numpy>=2.0"],
-    extras_require={
-        "train": TRAIN,
-        "plot": ["matplotlib>=3.8"],
-        "test": ["pytest>=8", "hypothesis>=6", "tensorboard>=2.16"],
-        "tpu": ["jax[tpu]"],
-        "cuda": ["jax[cuda12]"],
-        "cuda13": ["jax[cuda13]"],
-    },
+  name="nc_jax",
+  version="0.1.0",
+  description="A JAX/Flax laboratory for neural collapse",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["nc_jax", "nc_jax.*"]),
+  install_requires=["jax>=0.10,<0.13", "numpy>=2.0"],
+  extras_require={
+    "train": TRAIN,
+    "plot": ["matplotlib>=3.8"],
+    "test": ["pytest>=8", "hypothesis>=6", "tensorboard>=2.16"],
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda12]"],
+    "cuda13": ["jax[cuda13]"],
+  },
 )

@@ -5,6 +5,7 @@ import time
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 # Without a terminal, a line is due when training passes one of these epochs, the last epoch ...
 _DUE = (0, *(leading * 10**power for power in range(9) for leading in (1, 2, 5)))
@@ -30,13 +31,10 @@ class Console:
 
   def __enter__(self):
     if self._screen.is_terminal:
-      self._bar = Progress(
+      self._bar = _Bar(
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(bar_width=None),
-        TextColumn(
-          "loss {task.fields[loss]}  error {task.fields[error]}  NC1 {task.fields[nc1]}  "
-          "{task.fields[speed]} steps/s  {task.fields[left]} left"
-        ),
+        TextColumn("{task.fields[speed]} steps/s  {task.fields[left]} left"),
         console=self._screen,
         expand=True,
       )
@@ -83,7 +81,17 @@ class Console:
     elif due or time.monotonic() - self._spoke > _SILENCE:
       self._told = step // self._steps_per_epoch
       s = self._status
-      self.say(
-        f"epoch {epoch}  loss {s['loss']}  error {s['error']}  NC1 {s['nc1']}  "
-        f"{s['speed']} steps/s  {s['left']} left"
-      )
+      self.say(f"epoch {epoch}  {_numbers(s)}  {s['speed']} steps/s  {s['left']} left")
+
+
+class _Bar(Progress):
+  """A progress bar with the numbers on a line of their own, so that 80 columns hold both."""
+
+  def get_renderables(self):
+    yield from super().get_renderables()
+    for task in self.tasks:
+      yield Text("  train/test: " + _numbers(task.fields), no_wrap=True)
+
+
+def _numbers(status: dict[str, str]) -> str:
+  return f"loss {status['loss']}  error {status['error']}  NC1 {status['nc1']}"

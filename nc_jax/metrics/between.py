@@ -1,0 +1,193 @@
+"""The spectrum of the class means, and tr(Σ_W Σ_B⁺) and VCI through it, with their derivatives."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import cho_solve
+
+from nc_jax.metrics.moments import HIGHEST
+
+
+class Ratios(NamedTuple):
+  """tr(Σ_W Σ_B⁺) / C, 1 − tr(Σ_T⁺ Σ_B) / r, and the numerical rank r of Σ_B; each float []."""
+
+  pinv: Array
+  vci: Array
+  rank: Array
+
+
+class Spectrum(NamedTuple):
+  """Thin decomposition of the weighted means A [K, D], Σ_B = AᵀA; R = min(K, D).
+
+  Attributes:
+    values: [R] singular values, descending.
+    vectors: [D, R] right singular vectors.
+    keep: [R] bool, the numerical rank.
+    whitener: [D, R] vectors / values, 0 where not kept; its outer product is Σ_B⁺.
+  """
+
+  values: Array
+  vectors: Array
+  keep: Array
+  whitener: Array
+
+
+def spectrum(means: Array, classes: Array, scale: Array) -> Spectrum:
+  """Decomposes the weighted centred means, keeping what rises above their rounding.
+
+      σ_i > max(C, D) ε max(σ_1, s)        and at most C − 1 directions
+
+  The catalogue (3.3) puts the r.m.s. of the uncentred means for s, whose rounding a centred
+  mean inherits. Ours are sums of differences from reference features and never were uncentred:
+  what rounds is the position of a mean among its own examples, hence s, the within-class
+  standard deviation. At most C − 1, because centred means are linearly dependent whichever
+  average of them is the centre.
+
+  Args:
+    means: [K, D] centred means times the square root of their weights; 0 for an empty class.
+    classes: [] C.
+    scale: [] root mean squared distance to the own class mean.
+  """
+  if means.shape[0] > means.shape[1]:
+    means = jnp.linalg.qr(means, mode="r")  # same Σ_B, a [D, D] problem
+  _, values, rows = jnp.linalg.svd(means, full_matrices=False)
+  epsilon = jnp.finfo(values.dtype).eps * jnp.maximum(classes, rows.shape[1])
+  above = values > epsilon * jnp.maximum(values[0], scale)
+  keep = above & (jnp.arange(values.size) < classes - 1)
+  whitener = rows.T * jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
+  return Spectrum(values, rows.T, keep, whitener)
+
+
+@jax.custom_jvp
+def ratios(means: Array, within: Array, classes: Array, scale: Array) -> Ratios:
+  """NC1 through the spectrum of the means.
+
+  The derivative is written out because that of an SVD is nan where singular values coincide,
+  which for the simplex ETF they all do; that of the ratios exists.
+
+  Args:
+    means: [K, D] weighted centred means, as for `spectrum`.
+    within: [D, D] Σ_W.
+    classes: [] C.
+    scale: [] root mean squared distance to the own class mean.
+  """
+  between = spectrum(means, classes, scale)
+  return _ratios(between, within, classes, _schur(between, within))
+
+
+@ratios.defjvp
+def _ratios_jvp(primals, tangents):
+  means, within, classes, scale = primals
+  d_means, d_within, _, _ = tangents
+  between = spectrum(means, classes, scale)
+  schur = _schur(between, within)
+  out = _ratios(between, within, classes, schur)
+  q = between.whitener
+  kept = between.vectors * between.keep
+  left = _dot(means, q)  # U
+
+  # tr(Σ_W G) with G = Q Qᵀ = (AᵀA)⁺, rank fixed.
+  wq = _dot(within, q)
+  inner = _dot(q.T, wq)
+  by_means = _dot(left, _dot(inner, q.T))
+  outside = wq - _dot(kept, _dot(kept.T, wq))  # (I − VVᵀ) Σ_W Q, a direction that M may enter
+  by_means = by_means - _dot(left * jnp.sum(q**2, axis=0), outside.T)
+  d_pinv = (jnp.sum(_dot(d_within, q) * q) - 2 * jnp.sum(by_means * d_means)) / classes
+
+  # r (1 − VCI) = tr(F Σ_B), F = Σ_T⁺:  r dVCI = tr(F Σ_B F dΣ_W) − 2 ⟨A F Σ_W F, dA⟩
+  inverse = schur.inverse
+  square = jnp.where(between.keep, between.values, 0) ** 2
+  reach = schur.reach
+  twice = _dot(inverse, square[:, None] * inverse)
+  scaled = jnp.where(between.keep, between.values, 0)[:, None]
+  mixed = scaled * _dot(inverse, _dot(schur.complement, inverse))
+  by_means = _dot(left, _dot(mixed, reach.T))
+  d_vci = jnp.sum(_dot(d_within, reach) * _dot(reach, twice)) - 2 * jnp.sum(by_means * d_means)
+  d_vci = d_vci / jnp.where(out.rank > 0, out.rank, 1)
+  return out, Ratios(d_pinv, d_vci, jnp.zeros_like(out.rank))
+
+
+class _Schur(NamedTuple):
+  """Σ_W seen from the span of the means.
+
+  Attributes:
+    complement: [R, R] S = W₁₁ − W₁₂ W₂₂⁺ W₂₁, 0 outside the numerical rank.
+    inverse: [R, R] (S + diag(σ²))⁻¹.
+    reach: [D, R] Y = V − V⊥ W₂₂⁺ W₂₁, with Σ_T⁺ V = Y (S + diag(σ²))⁻¹.
+  """
+
+  complement: Array
+  inverse: Array
+  reach: Array
+
+
+def _schur(between: Spectrum, within: Array) -> _Schur:
+  """The Schur complement of Σ_W on the span of the means, 1 the span and 2 its complement.
+
+  The catalogue (3.4) takes eigenvalues k of Σ_W⁻¹ Σ_B. Near collapse VCI is the sum of their
+  inverses, dominated by the smallest k, which rounding relative to the largest destroys; and
+  Σ_W is often singular. The complement S has the inverse spectrum, S ~ Σ/k, needs W₂₂ only,
+  and gives Σ_T⁺ on the span of the means exactly, singular Σ_W or not.
+  """
+  dim, width = between.vectors.shape
+  basis = between.vectors
+  if width < dim:
+    basis = jnp.linalg.qr(basis, mode="complete")[0]
+    basis = jnp.concatenate([between.vectors, basis[:, width:]], axis=1)
+  inside = jnp.zeros(dim, bool).at[:width].set(between.keep)
+  rotated = _dot(basis.T, _dot(within, basis))
+  rotated = (rotated + rotated.T) / 2
+
+  outside = ~inside[:, None] & ~inside
+  largest = jnp.maximum(jnp.max(jnp.diag(rotated)), jnp.finfo(rotated.dtype).tiny)
+  rest = jnp.where(outside, rotated, 0) + jnp.diag(jnp.where(inside, largest, 0))
+  cross = jnp.where(~inside[:, None] & between.keep, rotated[:, :width], 0)
+  solved = _solve_semidefinite(rest, cross, largest)
+
+  both = between.keep[:, None] & between.keep
+  complement = jnp.where(both, rotated[:width, :width], 0) - _dot(cross.T, solved)
+  complement = (complement + complement.T) / 2
+
+  square = jnp.where(between.keep, between.values**2, 1)
+  size = jnp.sqrt(jnp.maximum(jnp.diag(complement), 0) + square)
+  balanced = (complement + jnp.diag(square)) / (size[:, None] * size)
+  inverse = jnp.linalg.inv(balanced) / (size[:, None] * size)
+  inverse = jnp.where(both, inverse, 0)
+  reach = between.vectors * between.keep - _dot(basis, solved)
+  return _Schur(complement, inverse, reach)
+
+
+def _solve_semidefinite(matrix: Array, right: Array, largest: Array) -> Array:
+  """matrix⁺ right: Cholesky where it is safe, else eigenvectors above D ε times the largest."""
+  cut = matrix.shape[0] * jnp.finfo(matrix.dtype).eps
+  factor = jnp.linalg.cholesky(matrix)
+  pivots = jnp.diag(factor) ** 2
+  safe = jnp.all(pivots > cut * largest)  # nan compares false
+
+  def by_eigenvectors():
+    values, vectors = jnp.linalg.eigh(matrix)
+    inverse = jnp.where(values > cut * values[-1], 1 / values, 0)
+    return _dot(vectors, inverse[:, None] * _dot(vectors.T, right))
+
+  def by_cholesky():
+    return cho_solve((factor, True), right)
+
+  return jax.lax.cond(safe, by_cholesky, by_eigenvectors)
+
+
+def _ratios(between: Spectrum, within: Array, classes: Array, schur: _Schur) -> Ratios:
+  rank = jnp.sum(between.keep).astype(within.dtype)
+  q = between.whitener
+  pinv = jnp.sum(q * _dot(within, q)) / classes
+  vci = jnp.sum(schur.inverse * schur.complement) / rank
+  some = rank > 0
+  # Rounding may leave −ε where nothing varies in the span of the means.
+  return Ratios(
+    jnp.where(some, pinv, jnp.nan), jnp.where(some, jnp.clip(vci, 0, 1), jnp.nan), rank
+  )
+
+
+def _dot(a: Array, b: Array) -> Array:
+  return jnp.matmul(a, b, precision=HIGHEST)

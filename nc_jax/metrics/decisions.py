@@ -1,0 +1,272 @@
+"""NC4: the nearest class mean against the labels and the linear classifier; a second pass."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.sharding import PartitionSpec
+
+from nc_jax.metrics import inputs, sharding
+from nc_jax.metrics.centring import centre
+from nc_jax.metrics.moments import HIGHEST, ClassMoments, Head
+from nc_jax.metrics.variability import whitener
+
+CLASS_TILE = 4096  # scores are held for this many classes at a time
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decisions:
+  """Sums over examples about fixed class means; a pytree, and additive.
+
+  Adding two of them leaf by leaf merges them, so `jax.lax.psum(decisions, axis_name)` is the
+  all-reduce. Leaves are None where the question was not asked: without a head, or, for
+  `whitened`, with a scatter at hand.
+
+  Attributes:
+    count: [] int32, examples with a label in [0, K) and not masked.
+    placed: [] int32, those whose class has a mean.
+    ncc_wrong: [] int32, the nearest class mean is not that of the label; an example whose class
+      has no mean is always wrong.
+    classifier_wrong: [] int32, argmax of the logits is not the label; None without a head.
+    mismatch: [] int32, argmax of the logits is not the nearest class mean; None without a head.
+    own_distance: [] sum of ‖h − μ_y‖² over the placed.
+    nearest_distance: [] sum of min_k ‖h − μ_k‖² over the placed.
+    feature_norm: [] sum of ‖h‖.
+    whitened: [K] per class, sum of ‖Qᵀ(h − μ_y)‖² with Q of `variability.whitener`; or None.
+    dropped: [] int32, examples left out inside jit because their label was outside [0, K).
+  """
+
+  count: Array
+  placed: Array
+  ncc_wrong: Array
+  classifier_wrong: Array | None
+  mismatch: Array | None
+  own_distance: Array
+  nearest_distance: Array
+  feature_norm: Array
+  whitened: Array | None
+  dropped: Array
+
+  @classmethod
+  def empty(cls, moments: ClassMoments | None = None, head: Head | None = None) -> "Decisions":
+    """No example yet: the neutral element, with the leaves that decide(..., moments, head) has."""
+    zero = jnp.zeros((), jnp.int32)
+    sum_ = jnp.zeros((), inputs.float_dtype())
+    streaming = moments is not None and moments.scatter is None
+    return cls(
+      count=zero,
+      placed=zero,
+      ncc_wrong=zero,
+      classifier_wrong=None if head is None else zero,
+      mismatch=None if head is None else zero,
+      own_distance=sum_,
+      nearest_distance=sum_,
+      feature_norm=sum_,
+      whitened=jnp.zeros(moments.num_classes, sum_.dtype) if streaming else None,
+      dropped=zero,
+    )
+
+  def merge(self, other: "Decisions") -> "Decisions":
+    """Both sets of examples together.
+
+    Raises:
+      ValueError: only one side was asked about a head, or keeps `whitened`.
+    """
+    if jax.tree.structure(self) != jax.tree.structure(other):
+      raise ValueError(
+        "Decisions can be merged when both were made with a head or both without, and with the "
+        f"same kind of moments; got {jax.tree.structure(self)} and {jax.tree.structure(other)}"
+      )
+    return jax.tree.map(jnp.add, self, other)
+
+  def shares(self) -> dict[str, Array]:
+    """NC4 by key, and the mean norm of the features; nan without examples."""
+    count = self.count.astype(self.feature_norm.dtype)
+    values = {"nc4/ncc_error": self.ncc_wrong / count}
+    if self.mismatch is not None:
+      values["nc4/ncc_mismatch"] = self.mismatch / count
+      values["error/classifier"] = self.classifier_wrong / count
+    values["norm/features"] = self.feature_norm / count
+    return values
+
+
+def decide(
+  features,
+  labels,
+  moments: ClassMoments,
+  head: Head | None = None,
+  mask=None,
+  *,
+  projection: Array | None = None,
+) -> Decisions:
+  """What the class means of `moments`, and the head, decide about each example.
+
+      nearest(h) = argmin_k ‖h − μ_k‖, present classes only     classifier(h) = argmax_k w_k·h + b_k
+
+  The first of equal candidates wins. The same call serves train features about train means
+  and test features about train means.
+
+  Args:
+    features: [N, D] numbers, as for `accumulate`; they may lie spread over devices.
+    labels: [N] integers in [0, K).
+    moments: final class moments; its means are the candidates.
+    head: the linear classifier, or None.
+    mask: [N] bool, True for the examples that count.
+    projection: [D, R], `variability.whitener(moments)`. Used only when moments.scatter is None;
+      computed here by default, so pass it when many batches are decided about the same moments.
+
+  Raises: as `accumulate`; ValueError also for a head whose shapes do not fit.
+  """
+  inputs.check_moments(moments)
+  features, labels, mask = inputs.check_examples(
+    features, labels, mask, moments.num_classes, moments.dim
+  )
+  head = None if head is None else head.check(moments.num_classes, moments.dim)
+  split = sharding.split_of(features)
+  if split is None:
+    return _decide(features, labels, moments, head, mask, projection)
+  return _decide_sharded(features, labels, moments, head, mask, projection, *split)
+
+
+def nearest_class(features, moments: ClassMoments) -> Array:
+  """[N] int32, the present class whose mean is nearest to each example; 0 if there is none."""
+  inputs.check_moments(moments)
+  features = inputs.as_real(features, "features")
+  if features.ndim != 2 or features.shape[1] != moments.dim:
+    raise ValueError(
+      f"features must have shape [N, D] = [N, {moments.dim}]; got {list(features.shape)}"
+    )
+  split = sharding.split_of(features)
+  if split is None:
+    return _nearest(features, moments)
+  mesh, axes = split
+  rows = PartitionSpec(axes)
+  local = jax.shard_map(
+    _nearest, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows, check_vma=False
+  )
+  return local(features, moments)
+
+
+@jax.jit
+def _nearest(features: Array, moments: ClassMoments) -> Array:
+  nearest = _nearest_mean(moments)
+  return sharding.map_chunks(nearest, features)
+
+
+def _sum(features, labels, moments, head, mask, projection) -> Decisions:
+  if moments.scatter is None and projection is None:
+    projection = whitener(moments)
+  nearest = _nearest_mean(moments)
+  present = moments.count > 0
+
+  def step(state: Decisions, chunk):
+    h, y, keep = chunk
+    h = h.astype(moments.mean.dtype)
+    inside = (y >= 0) & (y < moments.num_classes)
+    dropped = jnp.sum(keep & ~inside, dtype=jnp.int32)
+    keep &= inside
+    y = jnp.where(keep, y, 0)
+    placed = keep & present[y]
+    guess = nearest(h)
+    own = _difference(h, y, moments)
+    own_distance = jnp.sum(own**2, axis=1)
+    # Scores round: the label's own mean may win by less than their precision.
+    closest = jnp.minimum(jnp.sum(_difference(h, guess, moments) ** 2, axis=1), own_distance)
+    classifier_wrong = mismatch = whitened = None
+    if head is not None:
+      choice = best_row(h, head.weight, head.bias)
+      classifier_wrong = jnp.sum(keep & (choice != y), dtype=jnp.int32)
+      mismatch = jnp.sum(keep & (choice != guess), dtype=jnp.int32)
+    if moments.scatter is None:
+      white = jnp.matmul(jnp.where(placed[:, None], own, 0), projection, precision=HIGHEST)
+      whitened = jax.ops.segment_sum(jnp.sum(white**2, axis=1), y, moments.num_classes)
+    seen = Decisions(
+      count=jnp.sum(keep, dtype=jnp.int32),
+      placed=jnp.sum(placed, dtype=jnp.int32),
+      ncc_wrong=jnp.sum(keep & ((guess != y) | ~placed), dtype=jnp.int32),
+      classifier_wrong=classifier_wrong,
+      mismatch=mismatch,
+      own_distance=jnp.sum(jnp.where(placed, own_distance, 0)),
+      nearest_distance=jnp.sum(jnp.where(placed, closest, 0)),
+      feature_norm=jnp.sum(jnp.where(keep, jnp.linalg.norm(h, axis=1), 0)),
+      whitened=whitened,
+      dropped=dropped,
+    )
+    return jax.tree.map(jnp.add, state, seen), None
+
+  empty = Decisions.empty(moments, head)
+  if features.shape[0] == 0:
+    return empty
+  return sharding.scan_chunks(step, empty, features, labels, mask)
+
+
+_decide = jax.jit(_sum)
+
+
+@jax.jit(static_argnums=(6, 7))
+def _decide_sharded(features, labels, moments, head, mask, projection, mesh, axes) -> Decisions:
+  if moments.scatter is None and projection is None:
+    projection = whitener(moments)
+  rows, whole = PartitionSpec(axes), PartitionSpec()
+
+  def local(*args):
+    return lax.psum(_sum(*args), axes)
+
+  specs = (rows, rows, whole, whole, rows, whole)
+  local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
+  return local(features, labels, moments, head, mask, projection)
+
+
+def _difference(features: Array, labels: Array, moments: ClassMoments) -> Array:
+  """[B, D] h − μ_y through the reference, which is exact where h − μ_y would round."""
+  return (features - moments.reference[labels]) - moments.mean[labels]
+
+
+def _nearest_mean(moments: ClassMoments):
+  """The function [B, D] -> [B] int32 that finds the nearest present class mean.
+
+      argmin_k ‖h − μ_k‖² = argmax_k 2 (h − μ_G)·m_k − ‖m_k‖²     m_k = μ_k − μ_G
+
+  Centred on both sides: the expanded distance would lose the decision to a common offset.
+  """
+  centred = centre(moments)
+  threshold = jnp.where(centred.present, -jnp.sum(centred.means**2, axis=1), -jnp.inf)
+
+  def nearest(features: Array) -> Array:
+    about = (features.astype(threshold.dtype) - centred.base) - centred.offset
+    return best_row(2 * about, centred.means, threshold)
+
+  return nearest
+
+
+def best_row(features: Array, rows: Array, bias: Array | None) -> Array:
+  """[B] int32, argmax_k of features·rows_k + bias_k; the first of equals, by tiles of classes."""
+  num_classes = rows.shape[0]
+  bias = jnp.zeros(num_classes, rows.dtype) if bias is None else bias
+
+  def best(rows: Array, bias: Array) -> tuple[Array, Array]:
+    scores = jnp.matmul(features, rows.T, precision=HIGHEST) + bias
+    return jnp.max(scores, axis=1), jnp.argmax(scores, axis=1).astype(jnp.int32)
+
+  if num_classes <= 2 * CLASS_TILE:
+    return best(rows, bias)[1]
+  tiles = -(-num_classes // CLASS_TILE)
+  width = -(-num_classes // tiles)
+
+  def step(champion, tile):
+    # The last tile starts early rather than run over; seeing a class twice changes nothing.
+    start = jnp.minimum(tile * width, num_classes - width)
+    cut = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=width)
+    score, index = best(cut(rows), cut(bias))
+    better = score > champion[0]
+    return (
+      jnp.where(better, score, champion[0]),
+      jnp.where(better, start + index, champion[1]),
+    ), None
+
+  worst = jnp.full(features.shape[0], -jnp.inf, features.dtype)
+  first = (worst, jnp.zeros_like(worst, jnp.int32))
+  return lax.scan(step, first, jnp.arange(tiles))[0][1]

@@ -1,0 +1,310 @@
+"""Class moments: what one pass over the features keeps, and how two passes become one."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from nc_jax.metrics import inputs
+
+HIGHEST = lax.Precision.HIGHEST
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassMoments:
+  """Counts, means and centred second moments of the features of K classes; a pytree.
+
+  Means are kept relative to a fixed reference per class, a feature vector of that class:
+  near collapse the distance of a feature to its class mean is many orders of magnitude below
+  the mean itself, and differences from the reference are exact in floating point where raw
+  sums would have rounded it away (Chan, Golub and LeVeque 1983 about a shift).
+
+  Laws: `merge` is associative and commutative up to rounding, `empty` is its identity, a
+  masked example is an absent one, and spread.sum() equals the trace of scatter.
+
+  Attributes:
+    count: [K] int32, examples per class.
+    reference: [K, D], the point each class is measured from; 0 for a class not yet seen.
+    mean: [K, D], class mean minus reference.
+    spread: [K], sum of squared distances to the own class mean.
+    scatter: [D, D], sum of outer products about the own class mean, pooled over classes and
+      never divided; None where the features are too wide for it.
+    dropped: [] int32, examples left out inside jit because their label was outside [0, K).
+  """
+
+  count: Array
+  reference: Array
+  mean: Array
+  spread: Array
+  scatter: Array | None
+  dropped: Array
+
+  @classmethod
+  def empty(cls, num_classes: int, dim: int, *, scatter: bool = True) -> "ClassMoments":
+    """The moments of no example: the identity of `merge`.
+
+    Args:
+      num_classes: K.
+      dim: D.
+      scatter: keep the [D, D] scatter; without it `nc1/pinv` needs a second pass and
+        `nc1/vci` and the ranks are not available.
+    """
+    for name, value in (("num_classes", num_classes), ("dim", dim)):
+      if not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a positive integer; got {value!r}")
+    dtype = inputs.float_dtype()
+    return cls(
+      count=jnp.zeros(num_classes, jnp.int32),
+      reference=jnp.zeros((num_classes, dim), dtype),
+      mean=jnp.zeros((num_classes, dim), dtype),
+      spread=jnp.zeros(num_classes, dtype),
+      scatter=jnp.zeros((dim, dim), dtype) if scatter else None,
+      dropped=jnp.zeros((), jnp.int32),
+    )
+
+  @classmethod
+  def of(
+    cls, features, labels, num_classes: int, *, mask=None, reference=None, scatter: bool = True
+  ) -> "ClassMoments":
+    """The moments of one batch.
+
+    Args:
+      features: [N, D] numbers from NumPy, JAX or torch.
+      labels: [N] integers in [0, num_classes).
+      num_classes: K.
+      mask: [N] bool, True for the examples that count.
+      reference: [K, D] points to measure from; None takes each class's first example.
+      scatter: keep the [D, D] scatter.
+    """
+    from nc_jax.metrics import accumulation  # which builds on this file
+
+    features = inputs.as_real(features, "features")
+    if features.ndim != 2:
+      raise ValueError(f"features must have shape [N, D]; got {list(features.shape)}")
+    moments = cls.empty(num_classes, features.shape[1], scatter=scatter)
+    if reference is None:
+      return accumulation.accumulate(moments, features, labels, mask)
+    reference = inputs.as_real(reference, "reference")
+    if reference.shape != moments.reference.shape:
+      raise ValueError(
+        f"reference must have shape [K, D] = {list(moments.reference.shape)}; "
+        f"got {list(reference.shape)}"
+      )
+    moments = dataclasses.replace(moments, reference=jnp.asarray(reference, moments.mean.dtype))
+    return accumulation.accumulate(moments, features, labels, mask, adopt=False)
+
+  @property
+  def num_classes(self) -> int:
+    """K, empty classes included."""
+    return self.mean.shape[-2]
+
+  @property
+  def dim(self) -> int:
+    """D, the width of the features."""
+    return self.mean.shape[-1]
+
+  @property
+  def class_means(self) -> Array:
+    """[K, D] class means; 0 for an empty class."""
+    return jnp.where(self.count[..., None] > 0, self.reference + self.mean, 0)
+
+  def relabel(
+    self, label_map: Sequence[int] | Array, num_classes: int | None = None
+  ) -> "ClassMoments":
+    """The moments under coarser labels, exactly, without the data.
+
+        n' = Σ n_k     μ' = Σ n_k μ_k / n'     S' = S + Σ_k n_k (μ_k − μ')(μ_k − μ')ᵀ
+
+    Args:
+      label_map: [K] integers; class k becomes label_map[k]. A permutation renames classes.
+      num_classes: number of new classes; None takes the largest label plus one.
+
+    Raises:
+      TypeError: label_map does not hold integers.
+      ValueError: it has another length than K, or a label outside [0, num_classes).
+    """
+    label_map = np.asarray(label_map)
+    if not np.issubdtype(label_map.dtype, np.integer):
+      raise TypeError(f"label_map must hold integers; got dtype {label_map.dtype}")
+    if label_map.shape != (self.num_classes,):
+      raise ValueError(
+        f"label_map must have shape [K] = [{self.num_classes}]; got {list(label_map.shape)}"
+      )
+    num_classes = int(label_map.max()) + 1 if num_classes is None else num_classes
+    if label_map.min() < 0 or label_map.max() >= num_classes:
+      raise ValueError(
+        f"label_map must lie in [0, {num_classes}); got {label_map.min()} to {label_map.max()}"
+      )
+    return _relabel(self, jnp.asarray(label_map, jnp.int32), num_classes)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Head:
+  """A linear classifier, logits = W h + b; a pytree.
+
+  Attributes:
+    weight: [K, D], one row per class, as torch stores it; Flax kernels are [D, K].
+    bias: [K], or None for no bias.
+  """
+
+  weight: Array
+  bias: Array | None = None
+
+  def check(self, num_classes: int, dim: int) -> "Head":
+    """The same head as JAX arrays of the library's dtype, shapes checked against K and D."""
+    weight = inputs.as_real(self.weight, "weight")
+    if weight.shape != (num_classes, dim):
+      hint = ""
+      if weight.shape == (dim, num_classes):
+        hint = ": it looks transposed, as Flax stores kernels; pass weight.T"
+      raise ValueError(
+        f"weight must have shape [K, D] = [{num_classes}, {dim}]; got {list(weight.shape)}{hint}"
+      )
+    bias = None if self.bias is None else inputs.as_real(self.bias, "bias")
+    if bias is not None and bias.shape != (num_classes,):
+      raise ValueError(f"bias must have shape [K] = [{num_classes}]; got {list(bias.shape)}")
+    dtype = inputs.float_dtype()
+    return Head(jnp.asarray(weight, dtype), None if bias is None else jnp.asarray(bias, dtype))
+
+
+def merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
+  """The moments of two disjoint sets of examples together.
+
+      n = n_a + n_b     δ = μ_b − μ_a     w = n_a n_b / n
+      μ = μ_a + (n_b / n) δ     spread = Σ spread + w ‖δ‖²     scatter = Σ scatter + δᵀ diag(w) δ
+
+  The result keeps the references of `a`, and those of `b` for classes that `a` has not seen.
+
+  Raises:
+    ValueError: numbers of classes or widths differ, or only one side has a scatter.
+
+  References: Chan, Golub and LeVeque 1983, The American Statistician 37(3).
+  """
+  if a.mean.shape != b.mean.shape:
+    raise ValueError(
+      f"moments of equal [K, D] can be merged; got {list(a.mean.shape)} and {list(b.mean.shape)}"
+    )
+  if (a.scatter is None) != (b.scatter is None):
+    raise ValueError("moments with and without scatter cannot be merged")
+  return _merge(a, b)
+
+
+@jax.jit
+def _merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
+  dtype = a.mean.dtype
+  count = a.count + b.count
+  safe = jnp.maximum(count, 1).astype(dtype)
+  share = (b.count / safe)[:, None]
+  weight = a.count.astype(dtype) * b.count / safe
+  both = ((a.count > 0) & (b.count > 0))[:, None]
+  delta = jnp.where(both, (b.reference - a.reference) + (b.mean - a.mean), 0)
+  seen = (a.count > 0)[:, None]
+  scatter = a.scatter
+  if scatter is not None:
+    scatter = scatter + b.scatter + gram(jnp.sqrt(weight)[:, None] * delta)
+  return ClassMoments(
+    count=count,
+    reference=jnp.where(seen, a.reference, b.reference),
+    mean=jnp.where(seen, a.mean + share * delta, b.mean),
+    spread=a.spread + b.spread + weight * jnp.sum(delta**2, axis=1),
+    scatter=scatter,
+    dropped=a.dropped + b.dropped,
+  )
+
+
+def all_reduce(moments: ClassMoments, axis_name: str | tuple[str, ...]) -> ClassMoments:
+  """The merge over every device of a mapped axis, the same on each; inside pmap or shard_map.
+
+  The devices may have met different references, so all agree on the elementwise largest first;
+  what follows is the closed form of `merge` for many parts, means before scatter:
+
+      d = (r − r*) + mean     mean* = Σ n d / Σ n     S* = Σ [S + n (d − mean*)(d − mean*)ᵀ]
+
+  Args:
+    moments: this device's moments.
+    axis_name: the mapped axis, or several.
+  """
+  dtype = moments.mean.dtype
+  n = moments.count.astype(dtype)[:, None]
+  # The largest is exact where an average would round, and lies among the features of the class.
+  reference = lax.stop_gradient(jnp.where(n > 0, moments.reference, -jnp.inf))
+  reference = lax.pmax(reference, axis_name)
+  count = lax.psum(moments.count, axis_name)
+  reference = jnp.where(count[:, None] > 0, reference, 0)
+  safe = jnp.maximum(count, 1).astype(dtype)[:, None]
+  about = jnp.where(n > 0, (moments.reference - reference) + moments.mean, 0)
+  mean = lax.psum(n * about, axis_name) / safe
+  away = jnp.where(n > 0, about - mean, 0)
+  spread = moments.spread + n[:, 0] * jnp.sum(away**2, axis=1)
+  scatter = moments.scatter
+  if scatter is not None:
+    scatter = scatter + gram(jnp.sqrt(n) * away)
+  spread, scatter, dropped = lax.psum((spread, scatter, moments.dropped), axis_name)
+  return ClassMoments(count, reference, mean, spread, scatter, dropped)
+
+
+def gram(rows: Array) -> Array:
+  """[D, D] rowsᵀ rows, from the blocks on and above the diagonal."""
+  return join_blocks(gram_blocks(rows))
+
+
+BLOCKS = 4  # of columns; 10/16 of the full product, and more blocks gain nothing measurable
+
+
+def gram_blocks(rows: Array) -> tuple[Array, ...]:
+  """The upper block rows of rowsᵀ rows: block i is rows[:, i]ᵀ rows[:, i:]."""
+  edges = _block_edges(rows.shape[1])
+  return tuple(
+    jnp.matmul(rows[:, lo:hi].T, rows[:, lo:], precision=HIGHEST)
+    for lo, hi in zip(edges[:-1], edges[1:], strict=True)
+  )
+
+
+def split_blocks(scatter: Array) -> tuple[Array, ...]:
+  """The upper block rows of a symmetric [D, D] matrix, as `gram_blocks` makes them."""
+  edges = _block_edges(scatter.shape[0])
+  return tuple(scatter[lo:hi, lo:] for lo, hi in zip(edges[:-1], edges[1:], strict=True))
+
+
+def join_blocks(blocks: tuple[Array, ...]) -> Array:
+  """The symmetric [D, D] matrix of its upper block rows."""
+  edges = _block_edges(blocks[0].shape[1])
+  rows = []
+  for i, (lo, hi) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    left = [blocks[j][:, lo - edges[j] : hi - edges[j]].T for j in range(i)]
+    rows.append(jnp.concatenate([*left, blocks[i]], axis=1))
+  return jnp.concatenate(rows, axis=0)
+
+
+def _block_edges(dim: int) -> list[int]:
+  """Column edges of the blocks; narrow features stay in one piece."""
+  blocks = BLOCKS if dim >= 64 * BLOCKS else 1
+  return [dim * i // blocks for i in range(blocks + 1)]
+
+
+@jax.jit(static_argnums=2)
+def _relabel(moments: ClassMoments, label_map: Array, num_classes: int) -> ClassMoments:
+  def fold(x):
+    return jax.ops.segment_sum(x, label_map, num_classes)
+
+  dtype = moments.mean.dtype
+  n = moments.count.astype(dtype)[:, None]
+  count = fold(moments.count)
+  safe = jnp.maximum(count, 1).astype(dtype)[:, None]
+  # A merged class is measured from the reference of its first member: no new rounding.
+  index = jnp.where(moments.count > 0, jnp.arange(moments.num_classes), moments.num_classes)
+  first = jax.ops.segment_min(index, label_map, num_classes)
+  reference = moments.reference.at[first].get(mode="fill", fill_value=0)
+  about = jnp.where(n > 0, (moments.reference - reference[label_map]) + moments.mean, 0)
+  mean = fold(n * about) / safe
+  away = jnp.where(n > 0, about - mean[label_map], 0)
+  scatter = moments.scatter
+  if scatter is not None:
+    scatter = scatter + gram(jnp.sqrt(n) * away)
+  spread = fold(moments.spread + n[:, 0] * jnp.sum(away**2, axis=1))
+  return ClassMoments(count, reference, mean, spread, scatter, moments.dropped)

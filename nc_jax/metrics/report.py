@@ -1,0 +1,135 @@
+"""Every metric at once: measure(moments) for programs, report(features) for people."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from nc_jax.metrics import duality, geometry, inputs, pairwise, spectrum, variability
+from nc_jax.metrics.accumulation import within_covariance as covariance_of
+from nc_jax.metrics.catalogue import METRICS
+from nc_jax.metrics.centring import centre, choose
+from nc_jax.metrics.decisions import Decisions, decide
+from nc_jax.metrics.moments import ClassMoments, Head
+
+
+def measure(
+  moments: ClassMoments,
+  head: Head | None = None,
+  decisions: Decisions | None = None,
+  *,
+  global_mean: str = "classes",
+  within: str = "samples",
+  between: str = "classes",
+  norm_ddof: int = 1,
+  pair_ddof: int = 0,
+  riesz_s: float = 1.0,
+  ranks: bool = False,
+  within_covariance: Array | None = None,
+  mesh: Mesh | None = None,
+) -> dict[str, Array]:
+  """All metrics that the arguments allow, in the order of METRICS (a jit around it sorts them).
+
+  Compiled once per shape and set of options; pure, so it may be jitted, mapped and (apart from
+  the ranks) differentiated: any value can be a loss.
+
+  Args:
+    moments: class moments of the whole data set.
+    head: adds NC3, NC0 and NC2 of the classifier rows.
+    decisions: `decide` about these moments; adds NC4 and the feature norm, and nc1/pinv for
+      moments without scatter.
+    global_mean: "classes", the mean of the class means, or "samples", that of the examples.
+    within: "samples" weighs Σ_W by example, "classes" by class. The pooled scatter knows only
+      the former: with "classes", nc1/pinv and nc1/vci need `within_covariance`.
+    between: "classes" weighs Σ_B by class, "samples" by n_k / N.
+    norm_ddof: std over classes divides by C − norm_ddof.
+    pair_ddof: variance over the C(C − 1) class pairs divides by that minus pair_ddof.
+    riesz_s: exponent of nc2/riesz_energy; 0 is the log kernel.
+    ranks: adds rank/effective to rank/nuclear; costs D³.
+    within_covariance: [D, D] Σ_W in place of scatter / N.
+    mesh: devices to spread the class pairs over, for tens of thousands of classes.
+
+  Returns: {key: float32 []}, float64 under jax_enable_x64.
+
+  Raises:
+    ValueError, TypeError: an unknown option, or a head whose shapes do not fit.
+  """
+  inputs.check_moments(moments)
+  choose("global_mean", global_mean, ("classes", "samples"))
+  choose("within", within, ("samples", "classes"))
+  choose("between", between, ("classes", "samples"))
+  head = None if head is None else head.check(moments.num_classes, moments.dim)
+  options = (global_mean, within, between, norm_ddof, pair_ddof, float(riesz_s), ranks, mesh)
+  values = _measure(moments, head, decisions, within_covariance, options)
+  return {key: values[key] for key in METRICS if key in values}  # jit sorts keys by name
+
+
+@jax.jit(static_argnums=4)
+def _measure(moments, head, decisions, covariance, options) -> dict[str, Array]:
+  global_mean, within, between, norm_ddof, pair_ddof, riesz_s, ranks, mesh = options
+  centred = centre(moments, global_mean)
+  names = ("cdnv", "equiangular", "one_minus_cosine", "log", "riesz")
+  pairs = pairwise.mean_statistics(
+    moments, names, global_mean=global_mean, riesz_s=riesz_s, mesh=mesh
+  )
+  values = variability.measure(
+    moments, decisions, covariance, global_mean=global_mean, within=within, between=between
+  )
+  values["nc1/cdnv"] = pairs["cdnv"].mean
+  values["norm/global_mean"] = jnp.linalg.norm(centred.base + centred.offset)
+  ddof = (norm_ddof, pair_ddof)
+  values |= geometry.measure("means", centred.means, centred.present, pairs, *ddof, mesh)
+  values |= geometry.energies(pairs, pair_ddof)
+  if head is not None:
+    rows = pairwise.vector_statistics(head.weight, centred.present, names[1:3], mesh=mesh)
+    values |= geometry.measure("weights", head.weight, centred.present, rows, *ddof, mesh)
+    values |= duality.measure(centred, head, norm_ddof, mesh)
+  if decisions is not None:
+    values |= decisions.shares()
+  if ranks:
+    values |= spectrum.ranks(moments)
+  return {key: value.astype(moments.mean.dtype) for key, value in values.items()}
+
+
+def report(
+  features,
+  labels,
+  *,
+  num_classes: int,
+  weight=None,
+  bias=None,
+  mask=None,
+  scatter: bool = True,
+  ranks: bool = True,
+  **options,
+) -> dict[str, float]:
+  """Every metric of one data set: two passes over the features, one transfer.
+
+  Args:
+    features: [N, D] numbers from NumPy, JAX or torch; may lie spread over devices.
+    labels: [N] integers in [0, num_classes).
+    num_classes: K; classes without examples are left out of every metric.
+    weight: [K, D] classifier rows; adds NC2 of the rows, NC3, NC0 and the classifier's NC4.
+    bias: [K], with a weight only.
+    mask: [N] bool, True for the examples that count.
+    scatter: False for features too wide for a [D, D] array: no nc1/vci and no ranks, nc1/pinv
+      by projection in the second pass.
+    ranks: include the ranks, which cost D³.
+    **options: as for `measure`.
+
+  Returns: {key: float} in the order of METRICS.
+
+  Raises: as `accumulate`, `decide` and `measure`; ValueError also for a bias without a weight.
+  """
+  if weight is None and bias is not None:
+    raise ValueError("bias needs a weight")
+  head = None if weight is None else Head(weight, bias)
+  moments = ClassMoments.of(features, labels, num_classes, mask=mask, scatter=scatter)
+  centring = {key: options[key] for key in ("global_mean", "between") if key in options}
+  projection = None if scatter else variability.whitener(moments, **centring)
+  decisions = decide(features, labels, moments, head, mask, projection=projection)
+  if scatter and options.get("within") == "classes":
+    options["within_covariance"] = covariance_of(features, labels, moments, mask)
+  values = measure(moments, head, decisions, ranks=ranks and scatter, **options)
+  values = jax.device_get(values)
+  return {key: float(values[key]) for key in METRICS if key in values}

@@ -1,0 +1,80 @@
+"""Ranks of the features: of their singular values about the mean example."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from nc_jax.metrics.centring import centre, sample_weights
+from nc_jax.metrics.moments import ClassMoments
+
+
+def singular_values(moments: ClassMoments) -> Array:
+  """[D] singular values of the features with the sample mean subtracted, descending.
+
+      σ_i² = eigenvalues of  scatter + Σ_k n_k (μ_k − h̄)(μ_k − h̄)ᵀ,      h̄ the mean example
+
+  Taken from the stacked factors of the two terms, not from their sum, so that near collapse
+  the small within-class values are not lost under the large between-class ones. What lies
+  below D ε times the largest eigenvalue of the scatter is rounding and counts as 0.
+
+  Raises:
+    ValueError: the moments carry no scatter.
+  """
+  if moments.scatter is None:
+    raise ValueError("ranks need the [D, D] scatter; these moments were made with scatter=False")
+  values, vectors = jnp.linalg.eigh(moments.scatter)
+  cut = values.size * jnp.finfo(values.dtype).eps * values[-1]
+  within = jnp.sqrt(jnp.where(values > cut, values, 0))[:, None] * vectors.T
+  total = jnp.sum(moments.count)
+  weights = jnp.sqrt(sample_weights(moments) * total)[:, None]
+  between = weights * centre(moments, "samples").means
+  if moments.num_classes > moments.dim:
+    between = jnp.linalg.qr(between, mode="r")
+  stacked = jnp.concatenate([between, within])
+  return jnp.linalg.svd(stacked, compute_uv=False)
+
+
+def effective_rank(values: Array) -> Array:
+  """exp(−Σ p_i log p_i), p_i = σ_i / Σσ; C − 1 at balanced ETF collapse.
+
+  References: Roy and Vetterli 2007, EUSIPCO.
+  """
+  p = values / jnp.sum(values)
+  return jnp.exp(-jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1))))
+
+
+def stable_rank(values: Array) -> Array:
+  """Σ σ_i² / σ_1²; C − 1 at balanced ETF collapse."""
+  return jnp.sum((values / values[0]) ** 2)
+
+
+def numerical_rank(values: Array) -> Array:
+  """Number of σ_i² above 1e-3 σ_1², the eigenvalues of the covariance; C − 1 at collapse.
+
+  References: Masarczyk et al. 2023, arXiv 2305.19753.
+  """
+  some = jnp.where(values[0] > 0, 1, jnp.nan)
+  return some * jnp.sum(values**2 > 1e-3 * values[0] ** 2)
+
+
+def nuclear_rank(values: Array) -> Array:
+  """(Σ σ_i)² / Σ σ_i²; C − 1 at balanced ETF collapse.
+
+  The two papers take it per class and of uncentred features, the first without the square.
+
+  References: Zhou et al. 2022, arXiv 2203.01238; Markou et al. 2024.
+  """
+  return jnp.sum(values) ** 2 / jnp.sum(values**2)
+
+
+def ranks(moments: ClassMoments) -> dict[str, Array]:
+  """The four ranks by key; float [] each, nan if all features coincide.
+
+  Cost D³, and not differentiable where singular values coincide.
+  """
+  values = singular_values(moments)
+  return {
+    "rank/effective": effective_rank(values),
+    "rank/stable": stable_rank(values),
+    "rank/numerical": numerical_rank(values),
+    "rank/nuclear": nuclear_rank(values),
+  }
