@@ -133,6 +133,10 @@ def _schur(between: Spectrum, within: Array) -> _Schur:
   """
   dim, width = between.vectors.shape
   basis = between.vectors
+  # A unit that never fires has no variance and no mean. Given some of the former it touches
+  # nothing, and leaves Σ_W regular where it is otherwise.
+  dead = (jnp.diag(within) == 0) & jnp.all(basis * between.keep == 0, axis=1)
+  within = within + jnp.diag(jnp.where(dead, jnp.max(jnp.diag(within)), 0))
   if width < dim:
     basis = jnp.linalg.qr(basis, mode="complete")[0]
     basis = jnp.concatenate([between.vectors, basis[:, width:]], axis=1)
@@ -144,7 +148,7 @@ def _schur(between: Spectrum, within: Array) -> _Schur:
   largest = jnp.maximum(jnp.max(jnp.diag(rotated)), jnp.finfo(rotated.dtype).tiny)
   rest = jnp.where(outside, rotated, 0) + jnp.diag(jnp.where(inside, largest, 0))
   cross = jnp.where(~inside[:, None] & between.keep, rotated[:, :width], 0)
-  solved = _solve_semidefinite(rest, cross, largest)
+  solved = _solve_semidefinite(rest, cross)
 
   both = between.keep[:, None] & between.keep
   complement = jnp.where(both, rotated[:width, :width], 0) - _dot(cross.T, solved)
@@ -159,22 +163,31 @@ def _schur(between: Spectrum, within: Array) -> _Schur:
   return _Schur(complement, inverse, reach)
 
 
-def _solve_semidefinite(matrix: Array, right: Array, largest: Array) -> Array:
-  """matrix⁺ right: Cholesky where it is safe, else eigenvectors above D ε times the largest."""
-  cut = matrix.shape[0] * jnp.finfo(matrix.dtype).eps
-  factor = jnp.linalg.cholesky(matrix)
-  pivots = jnp.diag(factor) ** 2
-  safe = jnp.all(pivots > cut * largest)  # nan compares false
+def _solve_semidefinite(matrix: Array, right: Array) -> Array:
+  """matrix⁺ right: Cholesky of a regular matrix, eigenvectors above a cut of a singular one.
+
+  Both of the matrix with unit diagonal. The covariance of trained features spans six orders of
+  magnitude, most of which are scale: what is left is far from singular, and directions of tiny
+  variance, which VCI counts like any other, are not mistaken for rounding.
+  """
+  dim, epsilon = matrix.shape[0], jnp.finfo(matrix.dtype).eps
+  diagonal = jnp.diag(matrix)
+  positive = diagonal > 0
+  scale = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, diagonal, 1)), 0)[:, None]
+  unit = scale * matrix * scale.T
+  factor = jnp.linalg.cholesky(unit)
+  pivots = jnp.diag(factor) ** 2  # rounding leaves some ε √D where there should be 0
+  regular = jnp.all(pivots > 10 * epsilon * dim**0.5)  # nan compares false
 
   def by_eigenvectors():
-    values, vectors = jnp.linalg.eigh(matrix)
-    inverse = jnp.where(values > cut * values[-1], 1 / values, 0)
-    return _dot(vectors, inverse[:, None] * _dot(vectors.T, right))
+    values, vectors = jnp.linalg.eigh(unit)
+    inverse = jnp.where(values > dim * epsilon * values[-1], 1 / values, 0)
+    return _dot(vectors, inverse[:, None] * _dot(vectors.T, scale * right))
 
   def by_cholesky():
-    return cho_solve((factor, True), right)
+    return cho_solve((factor, True), scale * right)
 
-  return jax.lax.cond(safe, by_cholesky, by_eigenvectors)
+  return scale * jax.lax.cond(regular, by_cholesky, by_eigenvectors)
 
 
 def _ratios(between: Spectrum, within: Array, classes: Array, schur: _Schur) -> Ratios:
@@ -184,9 +197,7 @@ def _ratios(between: Spectrum, within: Array, classes: Array, schur: _Schur) -> 
   vci = jnp.sum(schur.inverse * schur.complement) / rank
   some = rank > 0
   # Rounding may leave −ε where nothing varies in the span of the means.
-  return Ratios(
-    jnp.where(some, pinv, jnp.nan), jnp.where(some, jnp.clip(vci, 0, 1), jnp.nan), rank
-  )
+  return Ratios(jnp.where(some, pinv, jnp.nan), jnp.where(some, jnp.clip(vci, 0, 1), jnp.nan), rank)
 
 
 def _dot(a: Array, b: Array) -> Array:

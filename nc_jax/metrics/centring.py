@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -26,6 +27,7 @@ class Centred(NamedTuple):
   offset: Array
 
 
+@jax.jit(static_argnames="global_mean")
 def centre(moments: ClassMoments, global_mean: str = "classes") -> Centred:
   """Class means about the global mean, without ever forming either.
 

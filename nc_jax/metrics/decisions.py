@@ -77,10 +77,14 @@ class Decisions:
     """
     if jax.tree.structure(self) != jax.tree.structure(other):
       raise ValueError(
-        "Decisions can be merged when both were made with a head or both without, and with the "
-        f"same kind of moments; got {jax.tree.structure(self)} and {jax.tree.structure(other)}"
+        "decisions can be merged when both were made with a head, or both without, and about "
+        f"moments of the same kind; got {self._answers()} and {other._answers()}"
       )
     return jax.tree.map(jnp.add, self, other)
+
+  def _answers(self) -> str:
+    optional = ("classifier_wrong", "mismatch", "whitened")
+    return ", ".join(name for name in optional if getattr(self, name) is not None) or "neither"
 
   def shares(self) -> dict[str, Array]:
     """NC4 by key, and the mean norm of the features; nan without examples."""

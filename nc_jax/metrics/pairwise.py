@@ -13,6 +13,7 @@ from nc_jax.metrics.centring import Centred, centre
 from nc_jax.metrics.moments import HIGHEST, ClassMoments
 
 TILE = 1024  # classes per side: 4 MiB of float32 a tile
+FEW = 2**18  # classes² times dimensions: below, differences cost nothing
 CLOSE = 0.02  # ‖u_i − u_j‖² below which a Gram matrix no longer gives it to 1e-5
 
 
@@ -157,8 +158,15 @@ def unit_rows(rows: Array) -> tuple[Array, Array]:
 def squared_distances(a: Array, b: Array, gram: Array, unsafe: Array) -> Array:
   """[T, T] ‖a_i − b_j‖², from the Gram matrix, or by differences where any pair is `unsafe`."""
 
+  def from_row(row):
+    # Compiled into one kernel with what made the rows, x·y − x·y can be an FMA's rounding error.
+    return jnp.where(jnp.all(b == row, axis=1), 0, jnp.sum((b - row) ** 2, axis=1))
+
+  if a.size * b.shape[0] <= FEW:
+    return jax.vmap(from_row)(a)
+
   def by_differences():
-    return lax.map(lambda row: jnp.sum((b - row) ** 2, axis=1), a)
+    return lax.map(from_row, a)
 
   def by_gram():
     return jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1) - 2 * gram

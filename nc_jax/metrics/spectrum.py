@@ -1,5 +1,6 @@
 """Ranks of the features: of their singular values about the mean example."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -66,6 +67,7 @@ def nuclear_rank(values: Array) -> Array:
   return jnp.sum(values) ** 2 / jnp.sum(values**2)
 
 
+@jax.jit
 def ranks(moments: ClassMoments) -> dict[str, Array]:
   """The four ranks by key; float [] each, nan if all features coincide.
 

@@ -156,6 +156,7 @@ def spectral_ratios(
   return between_.ratios(means, covariance, classes, scale)
 
 
+@jax.jit(static_argnames=("global_mean", "between"))
 def between_rank(
   moments: ClassMoments, *, global_mean: str = "classes", between: str = "classes"
 ) -> Array:
@@ -164,6 +165,7 @@ def between_rank(
   return jnp.sum(between_.spectrum(means, classes, scale).keep).astype(means.dtype)
 
 
+@jax.jit(static_argnames=("global_mean", "between"))
 def whitener(
   moments: ClassMoments, *, global_mean: str = "classes", between: str = "classes"
 ) -> Array:
@@ -176,6 +178,7 @@ def whitener(
   return between_.spectrum(*_weighted_means(moments, global_mean, between)).whitener
 
 
+@jax.jit(static_argnames="within")
 def streamed_pinv_ratio(
   moments: ClassMoments, whitened: Array, within: str = "samples"
 ) -> Array:

@@ -1,0 +1,148 @@
+"""NC4: decisions of the nearest class mean and of the head, against distances one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+import worlds
+
+import nc_jax as nc
+from nc_jax.metrics import decisions as module
+
+K, D, N = worlds.K, worlds.D, worlds.N
+
+
+def of(world, **options):
+  return nc.ClassMoments.of(*world[:2], K, **options)
+
+
+def test_sums_against_the_oracle():
+  world = worlds.clusters(std=2.0, missing=(4,))
+  moments, head = of(world), nc.Head(world.weight, world.bias + 2 * np.eye(K)[4])
+  decisions = nc.decide(*world[:2], moments, head)
+
+  features = world.features.astype(np.float64)
+  count, mean, _, _ = oracle.class_moments(features, world.labels, K)
+  nearest = oracle.nearest_class(features, mean, count)
+  choice = (features @ world.weight.T.astype(np.float64) + head.bias).argmax(1)
+  assert (nearest != world.labels).any() and (choice == 4).any()  # empty classes may be chosen
+  assert decisions.count == decisions.placed == N
+  assert decisions.ncc_wrong == (nearest != world.labels).sum()
+  assert decisions.classifier_wrong == (choice != world.labels).sum()
+  assert decisions.mismatch == (choice != nearest).sum()
+  own = ((features - mean[world.labels]) ** 2).sum()
+  best = ((features - mean[nearest]) ** 2).sum()
+  np.testing.assert_allclose(decisions.own_distance, own, rtol=1e-6)
+  np.testing.assert_allclose(decisions.nearest_distance, best, rtol=1e-6)
+  norm = np.linalg.norm(features, axis=1).sum()
+  np.testing.assert_allclose(decisions.feature_norm, norm, rtol=1e-6)
+  np.testing.assert_array_equal(nc.nearest_class(world.features, moments), nearest)
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
+def test_no_decision_flips_under_a_common_offset(offset):
+  # Catalogue 3.6: expanded distances flip 19 % of these at offset 100 and 95 % at 1000.
+  rng = np.random.default_rng(0)
+  means = 0.1 * rng.normal(size=(K, D))
+  labels = rng.integers(0, K, 2000)
+  features = (means[labels] + 0.3 * rng.normal(size=(2000, D)) + offset).astype(np.float32)
+  moments = nc.ClassMoments.of(features, labels, K)
+  count, mean, _, _ = oracle.class_moments(features, labels, K)
+  nearest = oracle.nearest_class(features.astype(np.float64), mean, count)
+  assert np.mean(np.asarray(nc.nearest_class(features, moments)) != nearest) <= 5e-4
+
+
+def test_collapsed_distances_keep_their_precision():
+  world = worlds.clusters(std=1e-5, offset=1.0)
+  decisions = nc.decide(*world[:2], of(world))
+  expected = oracle.class_moments(*world[:2], K)[2].sum()
+  assert expected < N * 1e-9
+  np.testing.assert_allclose(decisions.own_distance, expected, rtol=1e-5)
+  assert decisions.nearest_distance == decisions.own_distance
+
+
+def test_about_other_means_with_a_class_that_has_none():
+  train, test = worlds.clusters(seed=1, missing=(2,)), worlds.clusters(seed=2)
+  decisions = nc.decide(*test[:2], of(train))
+  lost = int((test.labels == 2).sum())
+  assert lost > 0 and decisions.count == N and decisions.placed == N - lost
+  assert decisions.ncc_wrong >= lost
+  assert decisions.nearest_distance <= decisions.own_distance
+  assert not (np.asarray(nc.nearest_class(test.features, of(train))) == 2).any()
+
+
+def test_ties_go_to_the_smallest_class():
+  features = np.array([[1, 0], [-1, 0], [1, 0], [0, 5]], np.float32)
+  moments = nc.ClassMoments.of(features, [0, 1, 2, 3], 4)
+  assert nc.nearest_class(np.array([[1, 0], [0, 0]], np.float32), moments).tolist() == [0, 0]
+  equal = nc.Head(np.zeros((4, 2)), np.ones(4))
+  assert nc.decide(features, [0, 0, 0, 0], moments, equal).classifier_wrong == 0
+
+
+def test_tiles_of_classes_change_nothing(monkeypatch):
+  world = worlds.clusters(std=2.0, missing=(0, 6))
+  moments, head = of(world), nc.Head(world.weight, world.bias)
+  whole = nc.decide(*world[:2], moments, head)
+  for tile in (1, 3):
+    monkeypatch.setattr(module, "CLASS_TILE", tile)
+    tiled = jax.jit(lambda: module._sum(*world[:2], moments, head, None, None))()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), tiled, whole)
+
+
+class TestPytree:
+  def test_merge_and_empty(self):
+    world = worlds.clusters(std=2.0)
+    moments, head = of(world, scatter=False), nc.Head(world.weight)
+    parts = [
+      nc.decide(world.features[part], world.labels[part], moments, head)
+      for part in (slice(0, 100), slice(100, N))
+    ]
+    whole = nc.decide(*world[:2], moments, head)
+    merged = nc.Decisions.empty(moments, head).merge(parts[0]).merge(parts[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), merged, whole)
+
+  def test_scan_carries_it(self):
+    world = worlds.clusters(std=2.0)
+    moments = of(world)
+    batches = jnp.asarray(world.features).reshape(4, 50, D), world.labels.reshape(4, 50)
+    decisions, _ = jax.lax.scan(
+      lambda d, batch: (d.merge(nc.decide(*batch, moments)), None),
+      nc.Decisions.empty(moments),
+      batches,
+    )
+    assert decisions.mismatch is None and decisions.whitened is None
+    assert decisions.ncc_wrong == nc.decide(*world[:2], moments).ncc_wrong
+
+  def test_different_questions_do_not_mix(self):
+    world = worlds.clusters()
+    with_head = nc.decide(*world[:2], of(world), nc.Head(world.weight))
+    with pytest.raises(ValueError, match="got classifier_wrong, mismatch and neither"):
+      with_head.merge(nc.decide(*world[:2], of(world)))
+
+  def test_labels_out_of_range_are_dropped_and_counted_inside_jit(self):
+    world = worlds.clusters()
+    moments = of(world)
+    labels = world.labels.copy()
+    labels[:3] = [-1, K, 99]
+    decisions = jax.jit(lambda y: nc.decide(world.features, y, moments))(labels)
+    expected = nc.decide(world.features[3:], labels[3:], moments)
+    assert decisions.dropped == 3 and decisions.count == expected.count == N - 3
+    np.testing.assert_allclose(decisions.own_distance, expected.own_distance, rtol=1e-6)
+
+
+def test_the_streaming_form_of_nc1_needs_no_scatter():
+  world = worlds.clusters(std=1e-3, missing=(1,))
+  full, narrow = of(world), of(world, scatter=False)
+  projection = nc.metrics.whitener(narrow)
+  given = nc.decide(*world[:2], narrow, projection=projection)
+  np.testing.assert_allclose(given.whitened, nc.decide(*world[:2], narrow).whitened, rtol=1e-6)
+  assert nc.decide(*world[:2], full).whitened is None
+  expected = nc.metrics.variability.pinv_ratio(full)
+  streamed = nc.metrics.variability.streamed_pinv_ratio(narrow, given.whitened)
+  np.testing.assert_allclose(streamed, expected, rtol=1e-5)
+
+
+def test_a_transposed_head_is_recognised():
+  with pytest.raises(ValueError, match="looks transposed"):
+    nc.decide(np.zeros((2, 5)), [0, 1], nc.ClassMoments.empty(3, 5), nc.Head(np.zeros((5, 3))))

@@ -1,0 +1,127 @@
+"""NC2 by hand, by tiles, and where naive formulas cancel."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import worlds
+
+from nc_jax.metrics import geometry, pairwise
+
+ALL = ("one_minus_cosine", "equiangular", "log", "riesz", "cdnv")
+
+
+def everyone(rows):
+  return jnp.ones(len(rows), bool)
+
+
+def statistics(*args, **options):
+  """Traced anew, because the tests change TILE and FEW."""
+  return jax.jit(lambda: pairwise.vector_statistics.__wrapped__(*args, **options))()
+
+
+def test_by_hand():
+  rows = jnp.asarray([[3.0, 0], [0, 4], [0, -5]])  # norms 3 4 5, cosines 0 0 −1
+  assert geometry.equinorm(rows, everyone(rows)) == pytest.approx(1 / 4)
+  assert geometry.equinorm(rows, everyone(rows), norm_ddof=0) == pytest.approx((2 / 3) ** 0.5 / 4)
+  assert geometry.equiangular(rows, everyone(rows)) == pytest.approx(1 / 2)
+  assert geometry.angle_std(rows, everyone(rows)) == pytest.approx(2**0.5 / 3)
+  # Six ordered pairs: the sum of squares 6 · 2/9 over 6 − 1.
+  assert geometry.angle_std(rows, everyone(rows), pair_ddof=1) == pytest.approx((4 / 15) ** 0.5)
+  pairs = pairwise.vector_statistics(rows, everyone(rows), ("log", "riesz"), riesz_s=2.0)
+  distances = np.array([2, 2, 4]) ** 0.5
+  assert pairs["log"].mean == pytest.approx(-np.log(distances).mean(), rel=1e-6)
+  assert pairs["riesz"].mean == pytest.approx((1 / distances**2).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("num_classes, dim", [(5, 9), (30, 9)])
+def test_etf_error(num_classes, dim):
+  # 30 classes in 9 dimensions go through the [D, D] Gram matrices, 5 through the tiles.
+  rng = np.random.default_rng(0)
+  left, right = rng.normal(size=(2, num_classes, dim))
+  present = np.arange(num_classes) != 3
+  product = left[present] @ right[present].T
+  ideal = (np.eye(num_classes - 1) - 1 / (num_classes - 1)) / np.sqrt(num_classes - 2)
+  for sign in (1, -1):  # a negative coefficient takes the other branch
+    expected = np.linalg.norm(sign * product / np.linalg.norm(product) - ideal)
+    value = geometry.etf_error(jnp.float32(left), jnp.float32(sign * right), present)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_etf_error_keeps_its_digits_near_zero():
+  rng = np.random.default_rng(0)
+  rows = np.float32(worlds.simplex(5, 9) + 1e-5 * rng.normal(size=(5, 9)))
+  gram = rows.astype(np.float64) @ rows.T.astype(np.float64)
+  ideal = (np.eye(5) - 1 / 5) / 2
+  expected = np.linalg.norm(gram / np.linalg.norm(gram) - ideal)
+  assert expected < 1e-4
+  # The entries are good to 6e-8; √(2 − 2 cos) would be good to √1e-7 = 3e-4.
+  value = geometry.etf_error(jnp.asarray(rows), jnp.asarray(rows), everyone(rows))
+  np.testing.assert_allclose(value, expected, atol=2e-7)
+
+
+def test_etf_error_has_a_floor_when_there_are_too_many_classes():
+  present = jnp.ones(30, bool)
+  rows = jnp.float32(np.random.default_rng(0).normal(size=(30, 9)))
+  floor = np.sqrt(2) * np.sqrt(1 - np.sqrt(9 / 29))
+  assert floor < geometry.etf_error(rows, rows, present) < 1.2 * floor
+
+
+@pytest.mark.parametrize("few", [0, pairwise.FEW])  # by Gram matrix where safe; outright
+def test_nearly_parallel_vectors(few, monkeypatch):
+  """Uncentred classifier rows share a direction: cosines 1 − 1e-8 and their spread."""
+  monkeypatch.setattr(pairwise, "FEW", few)
+  rng = np.random.default_rng(0)
+  rows = np.float32(rng.normal(size=8) + 1e-4 * rng.normal(size=(6, 8)))
+  exact = rows.astype(np.float64)
+  units = exact / np.linalg.norm(exact, axis=1)[:, None]
+  square = ((units[:, None] - units) ** 2).sum(-1)[np.triu_indices(6, 1)]
+  pairs = statistics(rows, everyone(rows), ALL, variances=jnp.ones(6))
+  # Units are rounded to 6e-8 beside differences of 1e-4.
+  np.testing.assert_allclose(pairs["one_minus_cosine"].mean, square.mean() / 2, rtol=1e-3)
+  np.testing.assert_allclose(pairs["one_minus_cosine"].variance, square.var() / 4, rtol=3e-3)
+  np.testing.assert_allclose(pairs["log"].variance, np.var(np.log(square)) / 4, rtol=3e-3)
+  distance = ((exact[:, None] - exact) ** 2).sum(-1)[np.triu_indices(6, 1)]
+  np.testing.assert_allclose(pairs["cdnv"].mean, (1 / distance).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("tile, few", [(1, 0), (3, pairwise.FEW), (4, 0), (11, 0)])
+def test_tiles_change_nothing(tile, few, monkeypatch):
+  rng = np.random.default_rng(0)
+  rows = np.float32(rng.normal(size=(11, 5)))
+  rows[7] = rows[2] + 1e-3  # a close pair in one tile only
+  present = np.arange(11) != 4
+  variances = jnp.asarray(rng.random(11), jnp.float32)
+  whole = statistics(rows, present, ALL, variances=variances)
+  monkeypatch.setattr(pairwise, "TILE", tile)
+  monkeypatch.setattr(pairwise, "FEW", few)
+  tiled = statistics(rows, present, ALL, variances=variances)
+  for name in ALL:
+    assert tiled[name].count == 45
+    np.testing.assert_allclose(tiled[name].mean, whole[name].mean, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(tiled[name].variance, whole[name].variance, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("few", [0, pairwise.FEW])
+def test_equal_and_opposite_vectors_are_exact(few, monkeypatch):
+  monkeypatch.setattr(pairwise, "FEW", few)
+  rows = np.float32(np.random.default_rng(0).normal(size=(3, 8)))
+  rows[1], rows[2] = rows[0], -3 * rows[0]
+  present = np.array([True, True, False])
+  pairs = statistics(rows, present, ALL, variances=jnp.ones(3))
+  assert pairs["one_minus_cosine"].mean == 0
+  assert pairs["log"].mean == pairs["riesz"].mean == pairs["cdnv"].mean == np.inf
+  pairs = statistics(rows, ~present | (np.arange(3) == 0), ALL, variances=jnp.ones(3))
+  assert pairs["log"].mean == pytest.approx(-np.log(2))
+
+
+def test_gradients_of_tiles_store_no_square(monkeypatch):
+  monkeypatch.setattr(pairwise, "TILE", 16)
+
+  def loss(rows):
+    present = jnp.ones(256, bool)
+    return pairwise.vector_statistics.__wrapped__(rows, present, ("log",))["log"].mean
+
+  text = jax.jit(jax.grad(loss)).lower(jnp.ones((256, 3))).as_text()
+  assert "256x256" not in text and "16x16" in text
+  assert "136x16x16" not in text  # nor all 136 tiles in a row

@@ -1,0 +1,101 @@
+"""Bad input raises before anything is traced, and the message says what was expected."""
+
+import jax
+import numpy as np
+import pytest
+
+import nc_jax as nc
+
+FEATURES, LABELS = np.zeros((4, 3), np.float32), np.zeros(4, int)
+
+CASES = {
+  "three dimensions": (
+    (np.zeros((4, 3, 1)), LABELS), ValueError,
+    r"features must have shape \[N, D\] = \[N, 3\]; got \[4, 3, 1\]",
+  ),
+  "another width": (
+    (np.zeros((4, 5)), LABELS), ValueError,
+    r"features must have shape \[N, D\] = \[N, 3\]; got \[4, 5\]",
+  ),
+  "too few labels": (
+    (FEATURES, LABELS[:3]), ValueError,
+    r"labels must have shape \[N\] = \[4\] to match features \[4, 3\]; got \[3\]",
+  ),
+  "one-hot labels": (
+    (FEATURES, np.zeros((4, 2), int)), ValueError, r"to match features \[4, 3\]; got \[4, 2\]",
+  ),
+  "short mask": (
+    (FEATURES, LABELS, np.ones(3, bool)), ValueError,
+    r"mask must have shape \[N\] = \[4\] to match features \[4, 3\]; got \[3\]",
+  ),
+  "float labels": (
+    (FEATURES, LABELS.astype(float)), TypeError, "labels must be integers; got dtype float64",
+  ),
+  "complex features": (
+    (FEATURES.astype(complex), LABELS), TypeError, "features must hold real numbers; got dtype",
+  ),
+  "text features": (
+    (np.full((4, 3), "x"), LABELS), TypeError, "features must hold real numbers; got dtype <U1",
+  ),
+  "no array": (
+    ([[1, 2], [3]], LABELS), TypeError, "features must be an array; got list",
+  ),
+}  # fmt: skip
+
+VALUES = {
+  "label too large": (
+    (FEATURES, np.array([0, 2, 5, 2])), r"labels must lie in \[0, 2\); got 2 at 1 \(3 of 4 labels\)",
+  ),
+  "negative label": ((FEATURES, np.array([0, 0, 0, -1])), r"got -1 at 3 \(1 of 4 labels\)"),
+  "wide label": ((FEATURES, np.array([0, 0, 2**40, 0])), "got 1099511627776 at 2"),
+  "fractional mask": ((FEATURES, LABELS, [1, 0, 0.5, 1]), "mask must be bool, or 0 and 1; got 0.5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", [nc.accumulate, nc.decide], ids=["accumulate", "decide"])
+class TestBatches:
+  def run(self, call, features, labels, mask=None):
+    moments = nc.ClassMoments.empty(2, 3)
+    if call is nc.accumulate:
+      return call(moments, features, labels, mask)
+    return call(features, labels, moments, None, mask)
+
+  @pytest.mark.parametrize("name", CASES)
+  def test_bad_shapes_and_dtypes(self, call, name):
+    batch, error, words = CASES[name]
+    with pytest.raises(error, match=words):
+      self.run(call, *batch)
+
+  @pytest.mark.parametrize("name", VALUES)
+  def test_bad_values(self, call, name):
+    batch, words = VALUES[name]
+    with pytest.raises(ValueError, match=words):
+      self.run(call, *batch)
+
+  def test_shapes_raise_inside_jit_too(self, call):
+    with pytest.raises(ValueError, match=r"to match features \[4, 3\]; got \[3\]"):
+      jax.jit(lambda x, y: self.run(call, x, y))(FEATURES, LABELS[:3])
+
+  def test_no_examples_are_no_error(self, call):
+    out = self.run(call, FEATURES[:0], LABELS[:0])
+    assert int(np.sum(out.count)) == 0
+
+
+def test_nearest_class_checks_the_width():
+  with pytest.raises(ValueError, match=r"\[N, D\] = \[N, 3\]; got \[4, 2\]"):
+    nc.nearest_class(np.zeros((4, 2)), nc.ClassMoments.empty(2, 3))
+
+
+def test_a_foreign_array_that_cannot_be_read_says_why():
+  class OnAnotherDevice:
+    def __array__(self, dtype=None, copy=None):
+      raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def __dlpack__(self, **options):
+      raise BufferError("no such device")
+
+    def __dlpack_device__(self):
+      return (2, 0)
+
+  with pytest.raises(TypeError, match="features of type OnAnotherDevice .* move it to the CPU"):
+    nc.ClassMoments.of(OnAnotherDevice(), LABELS, 2)

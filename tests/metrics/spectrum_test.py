@@ -1,0 +1,39 @@
+"""Ranks against the singular values of the features themselves, collapsed and not."""
+
+import numpy as np
+import oracle
+import pytest
+import worlds
+
+import nc_jax as nc
+from nc_jax.metrics import spectrum
+
+K, D = worlds.K, worlds.D
+
+
+@pytest.mark.parametrize("std", [1.0, 1e-2, 1e-5])
+def test_against_the_features(std):
+  world = worlds.clusters(std=std, offset=5 * std, missing=(2,))
+  expected = oracle.measure(*world[:2], K)
+  values = spectrum.ranks(nc.ClassMoments.of(*world[:2], K))
+  for key, value in values.items():
+    # Half of the spectrum is std times smaller; from the sum of both parts, as eigenvalues, it
+    # would be rounding below std = 3e-4.
+    np.testing.assert_allclose(value, expected[key], rtol=1e-4, err_msg=key)
+
+
+def test_singular_values_are_descending_and_complete():
+  world = worlds.clusters()
+  features = world.features.astype(np.float64)
+  expected = np.linalg.svd(features - features.mean(0), compute_uv=False)
+  values = spectrum.singular_values(nc.ClassMoments.of(*world[:2], K))
+  np.testing.assert_allclose(values[:D], expected, rtol=1e-5)
+
+
+def test_by_hand():
+  values = np.array([2.0, 2, 1, 0], np.float32)
+  p = np.array([0.4, 0.4, 0.2])
+  assert spectrum.effective_rank(values) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-6)
+  assert spectrum.stable_rank(values) == pytest.approx(9 / 4)
+  assert spectrum.numerical_rank(values) == 3
+  assert spectrum.nuclear_rank(values) == pytest.approx(25 / 9)

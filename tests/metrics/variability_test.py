@@ -1,0 +1,134 @@
+"""NC1 where the algebra is hard: graded means, singular noise, ranks and cuts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+import worlds
+
+import nc_jax as nc
+from nc_jax.metrics import variability
+
+K, D, N = 20, 32, 2000
+
+
+@pytest.mark.parametrize("condition", [1e1, 1e2, 1e3, 1e4])
+def test_pinv_keeps_the_small_directions_of_the_means(condition):
+  # Catalogue 3.3: a dense pseudo-inverse is off by a factor 100 at condition 1e3.
+  rng = np.random.default_rng(0)
+  left, right = worlds.rotation(K, 1)[:, : K - 1], worlds.rotation(D, 2)[: K - 1]
+  means = (left * np.geomspace(1, 1 / condition, K - 1)) @ right + 10
+  labels = np.arange(N) % K
+  features = np.float32(means[labels] + 1e-3 * rng.normal(size=(N, D)))
+  exact = features.astype(np.float64)
+  mean = oracle.class_moments(exact, labels, K)[1]
+  inverse = np.linalg.pinv(mean - mean.mean(0), rcond=1e-9)  # of M, not of Σ_B
+  expected = (((exact - mean[labels]) @ inverse) ** 2).sum() / N
+  value = variability.pinv_ratio(nc.ClassMoments.of(features, labels, K))
+  # The entries of M are rounded to 6e-8 of its largest direction, 6e-8 · condition of the least.
+  np.testing.assert_allclose(value, expected, rtol=2e-6 + 1e-8 * condition)
+
+
+@pytest.mark.parametrize("condition, rtol", [(1e2, 2e-5), (1e4, 1e-3)])
+def test_vci_of_uneven_noise(condition, rtol):
+  # The Schur complement subtracts: the relative error grows with the condition of Σ_W.
+  rng = np.random.default_rng(0)
+  scales = np.geomspace(1, condition**-0.5, D) * 1e-2
+  labels = np.arange(N) % K
+  noise = (rng.normal(size=(N, D)) * scales) @ worlds.rotation(D)
+  features = np.float32(rng.normal(size=(K, D))[labels] + noise)
+  expected = oracle.measure(features, labels, K)["nc1/vci"]
+  value = variability.vci(nc.ClassMoments.of(features, labels, K))
+  np.testing.assert_allclose(value, expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("dead", ["coordinates", "examples"])
+def test_vci_of_singular_noise(dead):
+  """Dead ReLU units, or fewer examples than dimensions, take the eigenvector route."""
+  rng = np.random.default_rng(0)
+  size = N if dead == "coordinates" else 2 * K
+  labels = np.arange(size) % K
+  features = rng.normal(size=(K, D))[labels] + 0.1 * rng.normal(size=(size, D))
+  if dead == "coordinates":
+    features[:, :4] = 0
+  features = np.float32(features)
+  moments = nc.ClassMoments.of(features, labels, K)
+  assert np.linalg.matrix_rank(np.asarray(moments.scatter, np.float64), tol=1e-3) < D
+  expected = oracle.measure(features, labels, K)["nc1/vci"]
+  np.testing.assert_allclose(variability.vci(moments), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_pinv_bounds_vci():
+  # Catalogue 2.1: C pinv >= Σ 1/k_i, and r VCI = Σ 1/(1 + k_i) <= Σ 1/k_i.
+  world = worlds.clusters(std=1.0)
+  moments = nc.ClassMoments.of(*world[:2], worlds.K)
+  pinv, vci = variability.pinv_ratio(moments), variability.vci(moments)
+  assert worlds.K * pinv >= (worlds.K - 1) * vci
+
+
+def test_the_rank_stays_below_the_number_of_classes():
+  world = worlds.clusters(missing=(1, 2))
+  moments = nc.ClassMoments.of(*world[:2], worlds.K)
+  for options in ({}, {"global_mean": "samples"}, {"between": "samples"}):
+    assert variability.between_rank(moments, **options) == worlds.K - 3
+  flat = world.features * (np.arange(worlds.D) < 2)
+  moments = nc.ClassMoments.of(np.float32(flat), world.labels, worlds.K)
+  assert variability.between_rank(moments) == 2
+
+
+def test_means_within_rounding_of_each_other_have_no_rank():
+  rng = np.random.default_rng(0)
+  noise = rng.normal(size=(N // 2, D))
+  features = np.float32(np.concatenate([noise, -noise]) + 5)  # all means 5, up to rounding
+  labels = np.tile(np.arange(N // 2) % K, 2)
+  moments = nc.ClassMoments.of(features, labels, K)
+  assert variability.between_rank(moments) == 0
+  assert np.isnan(variability.pinv_ratio(moments)) and np.isnan(variability.vci(moments))
+
+
+def test_missing_scatter_is_said():
+  moments = nc.ClassMoments.empty(3, 4, scatter=False)
+  for metric in (variability.pinv_ratio, variability.vci):
+    with pytest.raises(ValueError, match="made with scatter=False"):
+      metric(moments)
+  with pytest.raises(ValueError, match="ranks need the .* scatter"):
+    nc.measure(moments, ranks=True)
+
+
+def test_single_metrics_equal_the_report():
+  world = worlds.clusters(missing=(3,))
+  moments = nc.ClassMoments.of(*world[:2], worlds.K)
+  values = nc.measure(moments, nc.Head(world.weight, world.bias))
+  singles = {
+    "nc1/pinv": variability.pinv_ratio,
+    "nc1/vci": variability.vci,
+    "nc1/cdnv": variability.cdnv,
+    "nc1/trace_ratio": variability.trace_ratio,
+    "trace/within": variability.trace_within,
+  }
+  for key, metric in singles.items():
+    np.testing.assert_allclose(metric(moments), values[key], rtol=1e-6, err_msg=key)
+
+
+def test_large_and_small_units_do_not_overflow():
+  world = worlds.clusters()
+  moments = nc.ClassMoments.of(*world[:2], worlds.K)
+  for scale in (1e-8, 1e8):
+    scaled = nc.ClassMoments.of(world.features * np.float32(scale), world.labels, worlds.K)
+    for metric in (variability.pinv_ratio, variability.vci, variability.cdnv):
+      np.testing.assert_allclose(metric(scaled), metric(moments), rtol=1e-5)
+
+
+def test_noise_of_one_direction_counts_where_the_means_lie():
+  """Two classes on the x axis: noise along x costs all, noise along y nothing."""
+  means = np.array([[1.0, 0], [-1, 0]], np.float32)
+  labels = np.array([0, 0, 1, 1])
+  signs = np.array([1, -1, 1, -1], np.float32)[:, None]
+  for direction, expected in (([1, 0], 0.25), ([0, 1], 0.0)):
+    features = means[labels] + 0.5 * signs * np.float32(direction)
+    moments = nc.ClassMoments.of(features, labels, 2)
+    # Σ_W = 0.25 along the direction, Σ_B = 1 along x: pinv 0.25/C, VCI 0.25/1.25.
+    assert variability.pinv_ratio(moments) == pytest.approx(expected / 2)
+    assert variability.vci(moments) == pytest.approx(expected / 1.25 if expected else 0)
+  assert isinstance(variability.vci(moments), jax.Array) and variability.vci(moments) == jnp.float32(0)
