@@ -7,21 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nc_jax import verdict, writers
+from nc_jax.figure_style import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE, cosines
 from nc_jax.files import replacing
 from nc_jax.training.models import LOGITS, PENULTIMATE
 
-# Okabe & Ito's colours, told apart by everybody.
-_BLUE, _ORANGE, _GREEN, _PURPLE, _BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"
-_COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _BLACK)
-_STYLE = {
-  "font.size": 9,
-  "axes.spines.top": False,
-  "axes.spines.right": False,
-  "axes.grid": True,
-  "grid.alpha": 0.25,
-  "legend.frameon": False,
-  "figure.constrained_layout.use": True,
-}
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, BLACK)
 
 # What each panel of the overview shows: title, keys, logarithmic or not.
 _PANELS = (
@@ -45,7 +35,7 @@ def draw(workdir: pathlib.Path) -> list[pathlib.Path]:
   rows = writers.read_csv(workdir / "metrics.csv")
   with np.load(workdir / "class_means.npz") as arrays:
     geometry = dict(arrays)
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     figures = {
       "collapse.png": collapse(rows),
       "nc1_to_nc4.png": overview(rows),
@@ -65,15 +55,15 @@ def collapse(rows: list[dict]) -> Figure:
   figure = Figure(figsize=(7, 5.6))
   above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
   for label, split, key, colour, line in (
-    ("V(test), test class means", "test", "nc1/trace_ratio", _ORANGE, "-"),
-    ("V_weak(test), nearest train class mean", "test", "weak/second_moment", _ORANGE, "--"),
-    ("V(train)", "train", "nc1/trace_ratio", _BLUE, "-"),
+    ("V(test), test class means", "test", "nc1/trace_ratio", ORANGE, "-"),
+    ("V_weak(test), nearest train class mean", "test", "weak/second_moment", ORANGE, "--"),
+    ("V(train)", "train", "nc1/trace_ratio", BLUE, "-"),
   ):
     _line(above, rows, split, PENULTIMATE, key, label=label, color=colour, linestyle=line)
   above.set_yscale("log")
   above.set_ylabel(r"V = Tr $\Sigma_W$ / Tr $\Sigma_B$")
   above.set_title("Within-class variability V of the penultimate layer")
-  for split, colour in (("test", _ORANGE), ("train", _BLUE)):
+  for split, colour in (("test", ORANGE), ("train", BLUE)):
     _line(below, rows, split, LOGITS, "error/classifier", label=f"{split} error", color=colour)
   below.set_ylabel("share of errors")
   below.set_ylim(bottom=0)
@@ -131,8 +121,8 @@ def class_means(geometry: dict[str, np.ndarray]) -> Figure:
   centred = {
     f"{split} class means": geometry[split] - geometry[split].mean(0) for split in ("train", "test")
   }
-  matrices = {title: _cosines(rows) for title, rows in centred.items()}
-  matrices["classifier rows"] = _cosines(geometry["weight"])
+  matrices = {title: cosines(rows) for title, rows in centred.items()}
+  matrices["classifier rows"] = cosines(geometry["weight"])
   num_classes = len(geometry["weight"])
   ideal = np.full((num_classes, num_classes), -1 / max(num_classes - 1, 1))
   np.fill_diagonal(ideal, 1)
@@ -149,12 +139,6 @@ def class_means(geometry: dict[str, np.ndarray]) -> Figure:
   panels[0].set_ylabel("class")
   figure.colorbar(image, ax=panels, label="cosine", shrink=0.9)
   return figure
-
-
-def _cosines(vectors: np.ndarray) -> np.ndarray:
-  norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-  units = vectors / np.where(norms > 0, norms, 1)
-  return units @ units.T
 
 
 def _line(axes, rows, split, layer, key, **style):
