@@ -3,7 +3,8 @@
   python -m nc_jax.main --config=configs/mnist.py --workdir=runs/mnist --config.data.dir=DIR
 
 DIR is a TFDS data folder that holds mnist in array_record format. The network and the recipe are
-those of the digits.
+those of the digits. Expect, on two CPU cores in a minute: train and test error 0 and 0.05,
+V(train) 0.002 and V(test) 0.10.
 """
 
 from configs import digits
