@@ -1,6 +1,7 @@
 """One pass over the features: batches into class moments, in chunks and over devices."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -206,13 +207,14 @@ def _fold_chunk(
   mean_b = total(x) / jnp.maximum(n_b, 1).astype(x.dtype)[:, None]
   delta = mean_b - seen.mean
   z = x - of_class(mean_b - jnp.sqrt(n_a / n)[:, None] * delta)
-  # On a CPU a product with ones is faster than a sum over rows.
-  squares = jnp.matmul(z**2, jnp.ones(z.shape[1], z.dtype), precision=HIGHEST)
-
-  scatter = state.scatter
-  if scatter is not None:
-    blocks = gram_blocks(jnp.where(keep[:, None], z, 0))
-    scatter = tuple(old + more for old, more in zip(scatter, blocks, strict=True))
+  if state.scatter is None:
+    squares, scatter = _squared_norms(z), None
+  else:
+    # A conditional reads z from memory; fused, every column block would compute it again.
+    z = jnp.where(keep[:, None], z, 0)
+    add = functools.partial(_add_products, state.scatter)
+    skip = lambda z: (state.scatter, jnp.zeros_like(z[:, 0]))  # noqa: E731
+    scatter, squares = lax.cond(jnp.any(keep), add, skip, z)
   now = (n_a + n_b, reference, seen.mean + (n_b / n)[:, None] * delta, seen.spread + total(squares))
   if slots < num_classes:
     old = (state.count, state.reference, state.mean, state.spread)
@@ -221,6 +223,16 @@ def _fold_chunk(
     ]
   dropped = state.dropped + jnp.sum(mask & ~inside, dtype=jnp.int32)
   return ClassMoments(*now, scatter, dropped)
+
+
+def _add_products(scatter: tuple[Array, ...], z: Array) -> tuple[tuple[Array, ...], Array]:
+  blocks = zip(scatter, gram_blocks(z), strict=True)
+  return tuple(old + more for old, more in blocks), _squared_norms(z)
+
+
+def _squared_norms(rows: Array) -> Array:
+  """[B] ‖row‖²; on a CPU a product with ones is faster than a sum over rows."""
+  return jnp.matmul(rows**2, jnp.ones(rows.shape[1], rows.dtype), precision=HIGHEST)
 
 
 def _present_rows(labels: Array, num_classes: int) -> tuple[Array, Array]:

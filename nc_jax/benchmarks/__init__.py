@@ -1,0 +1,10 @@
+"""Benchmarks: what a machine could do, measured beside what it does.
+
+    metrics     the command `metrics`: which calls are timed, and against what
+    sizes       S1 to S5, and whether they fit the memory
+    machine     devices, cores and memory
+    timing      medians of interleaved calls, with compilation told apart
+    contenders  everything in a process of its own, ours and other people's, with its memory
+    table       rows to stdout and to CSV
+    chart       the same rows as bars (needs matplotlib)
+"""
