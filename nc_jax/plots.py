@@ -89,7 +89,8 @@ def overview(rows: list[dict]) -> Figure:
       axes.set_ylim(bottom=0)
     _mark_terminal_phase(axes, rows)
     _epochs_on_x(axes, rows)
-    axes.legend(fontsize=8)
+    if axes.lines:
+      axes.legend(fontsize=8)
   figure.suptitle("Neural collapse, penultimate layer: train solid, test dotted; 0 at collapse")
   return figure
 
@@ -159,6 +160,6 @@ def _mark_terminal_phase(axes, rows, label: bool = False):
 def _epochs_on_x(axes, rows):
   """Logarithmic epochs, with room for epoch 0, the untrained network."""
   axes.set_xscale("symlog", linthresh=1, linscale=0.4)
-  axes.set_xlim(0, max(r["epoch"] for r in rows))
+  axes.set_xlim(0, max(1, *(r["epoch"] for r in rows)))
   axes.set_xlabel("epoch")
   axes.xaxis.set_major_formatter("{x:g}")
