@@ -122,7 +122,7 @@ def test_the_table_explains_and_shows_every_row(runs):
 def test_two_devices_share_what_they_can_divide(runs):
   _, two, folder = runs
   found = rows(folder / "two.csv")
-  assert "300 examples" in two
+  assert "the first 300 examples" in two
   assert found["report"]["devices"] == "2 x cpu" and found["report"]["n"] == 300
   assert found["report"]["dtype"] == "bfloat16"
   assert {"accumulate/scatter", "decide", "measure", "limit/product"} < set(found)
@@ -167,11 +167,11 @@ def test_sizes_of_ones_own_join_those_with_names():
 def test_a_size_that_does_not_fit_is_skipped_with_its_reason(monkeypatch):
   devices = jax.devices()[:1]
   monkeypatch.setattr(machine, "free_memory", lambda: 2 * 10**9)
-  reason = metrics.too_large(sizes.SIZES["S3"], devices)
+  reason = sizes.too_large(sizes.SIZES["S3"], devices)
   assert reason == "needs about 3.5 GB on host, where 2.0 GB are free."
-  assert metrics.too_large(sizes.SIZES["S1"], devices) is None
+  assert sizes.too_large(sizes.SIZES["S1"], devices) is None
   monkeypatch.setattr(machine, "free_memory", lambda: None)
-  assert metrics.too_large(sizes.SIZES["S3"], devices) is None
+  assert sizes.too_large(sizes.SIZES["S3"], devices) is None
 
 
 def test_calls_take_turns_and_slow_rounds_are_fewer():

@@ -15,7 +15,7 @@ def draw(path: pathlib.Path, rows: list[Row], title: str):
   """One panel per size; a bar is the time of a row over that of limit/product, the dashed line."""
   sizes = list(dict.fromkeys(row.size for row in rows))
   figure = Figure(figsize=(7, 0.6 + 2.9 * len(sizes)), layout="constrained")
-  figure.suptitle(title, fontsize=9)
+  figure.suptitle(title, fontsize=7)
   for axes, size in zip(figure.subplots(len(sizes), 1, squeeze=False)[:, 0], sizes, strict=True):
     bars = [row for row in rows if row.size == size and row.what != "limit/again"]
     names = [row.what + "*" * row.scaled for row in bars]

@@ -16,17 +16,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import nc_jax as nc
 from nc_jax.benchmarks import contenders, machine, table
-from nc_jax.benchmarks.sizes import SIZES, Size, choose
+from nc_jax.benchmarks.sizes import SIZES, Size, choose, too_large
 from nc_jax.benchmarks.timing import Timing, interleave
 from nc_jax.errors import UserError
 
 SUMMARY = "the metric library beside this machine's limits, plain NumPy, and a peer"
-BUDGET = 60.0  # s a group of interleaved calls may take; slow ones make fewer repeats
+BUDGET = 120.0  # s a group of interleaved calls may take; slow ones make fewer repeats
 BATCH = 4096
 
 WHAT = {
   "limit/product": "X'X by XLA at the library's precision, symmetry unused; the unit of /product",
-  "limit/blas": "X.T @ X by NumPy",
+  "limit/blas": "X.T @ X by NumPy, whose BLAS may use the symmetry: compare",
+  "limit/gemm": f"X.T @ Y by NumPy, two arrays of the first {2 * BATCH:,} rows",
   "limit/read": "sum of X by XLA",
   "accumulate/scatter": "nc.accumulate in one call: counts, means, spread, scatter",
   "accumulate/traces": "the same with scatter=False: counts, means and spread only",
@@ -36,7 +37,7 @@ WHAT = {
   "measure": "nc.measure: NC1 to NC3 from moments, without ranks",
   "report": "nc.report without ranks: accumulate, decide and measure",
   "numpy/two_pass": "class means in a loop over classes, then centred.T @ centred",
-  "process/nc_jax": "report on NumPy arrays, in a process of its own",
+  "process/nc_jax": "report on NumPy arrays, in a process of its own, on one device",
   "process/rhubarbwu": "neural_collapse's accumulators and metrics on the same arrays, likewise",
 }
 
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
   check(arguments)
   devices = machine.devices(arguments.devices)
   facts = describe(devices, arguments.dtype)
-  print("nc_jax metrics  " + "  ".join(f"{key} {value}" for key, value in facts.items()))
+  print(f"nc_jax metrics  {in_words(facts)}")
   print(f"Medians of {arguments.repeats} calls in turns, fewer where noted.", end=" ")
   print("* marks a time scaled up from a part.")
   for what, meaning in WHAT.items():
@@ -79,6 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     if reason := too_large(size, devices):
       print(f"skipped: {reason}")
       continue
+    if size.n % len(devices):
+      size = size._replace(n=size.n - size.n % len(devices))
+      print(f"the first {size.n:,} examples, to divide by {len(devices)} devices")
     print(table.HEADINGS, flush=True)
     for row in timed(size, devices, arguments):
       print(table.to_line(row), flush=True)
@@ -88,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
   if arguments.chart and rows:
     from nc_jax.benchmarks import chart
 
-    chart.draw(arguments.chart, rows, "  ".join(str(value) for value in facts.values()))
+    chart.draw(arguments.chart, rows, in_words(facts))
   return 0
 
 
@@ -124,17 +128,8 @@ def describe(devices: list, dtype: str) -> dict[str, str]:
   }
 
 
-def too_large(size: Size, devices: list) -> str | None:
-  """Why a size will not fit; None if it will, or if nobody knows."""
-  features, state = size.feature_bytes(), size.state_bytes()
-  # NumPy's two passes hold the features, their means, their residuals, and JAX its own copy.
-  needs = [(4 * features + 6 * state, machine.free_memory(), "host")]
-  share = features // len(devices)
-  needs += [(2 * share + 6 * state, machine.free_device_memory(d), str(d)) for d in devices]
-  for need, free, where in needs:
-    if free is not None and need > free:
-      return f"needs about {need / 1e9:.1f} GB on {where}, where {free / 1e9:.1f} GB are free."
-  return None
+def in_words(facts: dict[str, str]) -> str:
+  return "  ".join(f"{key} {value}" for key, value in facts.items())
 
 
 def timed(size: Size, devices: list, arguments: argparse.Namespace):
@@ -150,9 +145,6 @@ def timed(size: Size, devices: list, arguments: argparse.Namespace):
 
 def inside(size: Size, devices: list, arguments: argparse.Namespace):
   """Rows timed in this process: two groups, each interleaved with the limit."""
-  if size.n % len(devices):
-    size = size._replace(n=size.n - size.n % len(devices))
-    print(f"the first {size.n:,} examples, to divide by {len(devices)} devices")
   features, labels, weight, bias = contenders.examples(size.n, size.d, size.k)
   if arguments.dtype == "bfloat16":
     features = features.astype(jnp.bfloat16)
@@ -168,12 +160,18 @@ def inside(size: Size, devices: list, arguments: argparse.Namespace):
   cases = {"limit/product": lambda: product(x)}
   if on_cpu and plain:
     cases["limit/blas"] = lambda: features.T @ features
+    some = features[: 2 * BATCH]
+    other = some.copy()
+    cases["limit/gemm"] = lambda: some.T @ other
   cases |= {
     "limit/read": lambda: read(x),
     "accumulate/scatter": lambda: nc.accumulate(nothing, x, y),
     "accumulate/traces": lambda: nc.accumulate(neither, x, y),
   }
-  yield from rows_of(size, interleave(cases, arguments.repeats, BUDGET), features.itemsize)
+  timings = interleave(cases, arguments.repeats, BUDGET)
+  if size.n > 2 * BATCH and "limit/gemm" in timings:
+    timings["limit/gemm"] = timings["limit/gemm"].scaled(size.n / (2 * BATCH))
+  yield from rows_of(size, timings, features.itemsize)
 
   def batches():
     moments = nc.ClassMoments.empty(size.k, size.d)
@@ -228,6 +226,7 @@ def rows_of(size: Size, timings: dict[str, Timing], itemsize: int):
       x_product=seconds / unit,
       share_of_blas=median["limit/blas"] / seconds if "limit/blas" in median else None,
       share_of_read=median["limit/read"] / seconds if "limit/read" in median else None,
+      scaled=what == "limit/gemm" and size.n > 2 * BATCH,
     )
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from nc_jax.benchmarks import machine
 from nc_jax.errors import UserError
 
 
@@ -53,3 +54,16 @@ def choose(names: str | None, n: int | None, d: int | None, k: int | None) -> li
   elif len(missing) < len(own):
     raise UserError(f"--n, --d and --k go together; {' and '.join(missing)} missing.")
   return sizes or list(SIZES.values())
+
+
+def too_large(size: Size, devices: list) -> str | None:
+  """Why a size will not fit; None if it will, or if nobody knows."""
+  features, state = size.feature_bytes(), size.state_bytes()
+  # NumPy's two passes hold the features, their means, their residuals, and JAX its own copy.
+  needs = [(4 * features + 6 * state, machine.free_memory(), "host")]
+  share = features // len(devices)
+  needs += [(2 * share + 6 * state, machine.free_device_memory(d), str(d)) for d in devices]
+  for need, free, where in needs:
+    if free is not None and need > free:
+      return f"needs about {need / 1e9:.1f} GB on {where}, where {free / 1e9:.1f} GB are free."
+  return None

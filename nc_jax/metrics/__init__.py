@@ -3,8 +3,11 @@
     inputs         the front door: arrays from any framework, checked before anything is traced
     moments        ClassMoments and Head: what one pass over the features keeps; merge, all_reduce
     accumulation   the pass itself, in chunks and over devices
+    products       matrix products at full precision, symmetric ones by blocks
+    sharding       how a pass walks over the examples: in chunks, over devices
     centring       class means about the global mean: where NC1 to NC4 begin
     variability    NC1: within-class covariance against between-class covariance
+    between        the spectrum of the class means, and NC1 through it, with derivatives
     geometry       NC2: equal norms, equal angles, the simplex ETF, hyperspherical energies
     pairwise       sums over class pairs by tiles, never a [K, K] array
     duality        NC3: class means against classifier rows

@@ -1,7 +1,6 @@
 """One pass over the features: batches into class moments, in chunks and over devices."""
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
@@ -11,15 +10,8 @@ from jax.sharding import PartitionSpec
 
 from nc_jax.metrics import inputs, sharding
 from nc_jax.metrics.centring import choose
-from nc_jax.metrics.moments import (
-  HIGHEST,
-  ClassMoments,
-  all_reduce,
-  gram_blocks,
-  join_blocks,
-  merge,
-  split_blocks,
-)
+from nc_jax.metrics.moments import ClassMoments, all_reduce, merge
+from nc_jax.metrics.products import gram_blocks, join_blocks, split_blocks, squared_norms
 
 
 def accumulate(
@@ -208,13 +200,11 @@ def _fold_chunk(
   delta = mean_b - seen.mean
   z = x - of_class(mean_b - jnp.sqrt(n_a / n)[:, None] * delta)
   if state.scatter is None:
-    squares, scatter = _squared_norms(z), None
+    squares, scatter = squared_norms(z), None
   else:
     # A conditional reads z from memory; fused, every column block would compute it again.
     z = jnp.where(keep[:, None], z, 0)
-    add = functools.partial(_add_products, state.scatter)
-    skip = lambda z: (state.scatter, jnp.zeros_like(z[:, 0]))  # noqa: E731
-    scatter, squares = lax.cond(jnp.any(keep), add, skip, z)
+    scatter, squares = lax.cond(jnp.any(keep), _add_products, _add_nothing, state.scatter, z)
   now = (n_a + n_b, reference, seen.mean + (n_b / n)[:, None] * delta, seen.spread + total(squares))
   if slots < num_classes:
     old = (state.count, state.reference, state.mean, state.spread)
@@ -227,12 +217,11 @@ def _fold_chunk(
 
 def _add_products(scatter: tuple[Array, ...], z: Array) -> tuple[tuple[Array, ...], Array]:
   blocks = zip(scatter, gram_blocks(z), strict=True)
-  return tuple(old + more for old, more in blocks), _squared_norms(z)
+  return tuple(old + more for old, more in blocks), squared_norms(z)
 
 
-def _squared_norms(rows: Array) -> Array:
-  """[B] ‖row‖²; on a CPU a product with ones is faster than a sum over rows."""
-  return jnp.matmul(rows**2, jnp.ones(rows.shape[1], rows.dtype), precision=HIGHEST)
+def _add_nothing(scatter: tuple[Array, ...], z: Array) -> tuple[tuple[Array, ...], Array]:
+  return scatter, jnp.zeros_like(z[:, 0])
 
 
 def _present_rows(labels: Array, num_classes: int) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve
 
-from nc_jax.metrics.moments import HIGHEST
+from nc_jax.metrics.products import HIGHEST
 
 
 class Ratios(NamedTuple):
@@ -133,10 +133,6 @@ def _schur(between: Spectrum, within: Array) -> _Schur:
   """
   dim, width = between.vectors.shape
   basis = between.vectors
-  # A unit that never fires has no variance and no mean. Given some of the former it touches
-  # nothing, and leaves Σ_W regular where it is otherwise.
-  dead = (jnp.diag(within) == 0) & jnp.all(basis * between.keep == 0, axis=1)
-  within = within + jnp.diag(jnp.where(dead, jnp.max(jnp.diag(within)), 0))
   if width < dim:
     basis = jnp.linalg.qr(basis, mode="complete")[0]
     basis = jnp.concatenate([between.vectors, basis[:, width:]], axis=1)
@@ -148,7 +144,7 @@ def _schur(between: Spectrum, within: Array) -> _Schur:
   largest = jnp.maximum(jnp.max(jnp.diag(rotated)), jnp.finfo(rotated.dtype).tiny)
   rest = jnp.where(outside, rotated, 0) + jnp.diag(jnp.where(inside, largest, 0))
   cross = jnp.where(~inside[:, None] & between.keep, rotated[:, :width], 0)
-  solved = _solve_semidefinite(rest, cross)
+  solved = _solve_semidefinite(rest, cross, largest)
 
   both = between.keep[:, None] & between.keep
   complement = jnp.where(both, rotated[:width, :width], 0) - _dot(cross.T, solved)
@@ -163,18 +159,20 @@ def _schur(between: Spectrum, within: Array) -> _Schur:
   return _Schur(complement, inverse, reach)
 
 
-def _solve_semidefinite(matrix: Array, right: Array) -> Array:
+def _solve_semidefinite(matrix: Array, right: Array, largest: Array) -> Array:
   """matrix⁺ right: Cholesky of a regular matrix, eigenvectors above a cut of a singular one.
 
   Both of the matrix with unit diagonal. The covariance of trained features spans six orders of
   magnitude, most of which are scale: what is left is far from singular, and directions of tiny
-  variance, which VCI counts like any other, are not mistaken for rounding.
+  variance, which VCI counts like any other, are not mistaken for rounding. Rounding is what
+  lies below 4 ε of the largest variance: units that never fire, or a subspace without features.
+  It solves to 0, and scaled up to 1 it would pass for a direction.
   """
   dim, epsilon = matrix.shape[0], jnp.finfo(matrix.dtype).eps
   diagonal = jnp.diag(matrix)
-  positive = diagonal > 0
+  positive = diagonal > 4 * epsilon * largest
   scale = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, diagonal, 1)), 0)[:, None]
-  unit = scale * matrix * scale.T
+  unit = scale * matrix * scale.T + jnp.diag(jnp.where(positive, 0.0, 1.0))
   factor = jnp.linalg.cholesky(unit)
   pivots = jnp.diag(factor) ** 2  # rounding leaves some ε √D where there should be 0
   regular = jnp.all(pivots > 10 * epsilon * dim**0.5)  # nan compares false

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from nc_jax.metrics.moments import HIGHEST, ClassMoments
+from nc_jax.metrics.moments import ClassMoments
+from nc_jax.metrics.products import HIGHEST
 
 
 class Centred(NamedTuple):

@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec
 
 from nc_jax.metrics import inputs, sharding
 from nc_jax.metrics.centring import centre
-from nc_jax.metrics.moments import HIGHEST, ClassMoments, Head
+from nc_jax.metrics.moments import ClassMoments, Head
+from nc_jax.metrics.products import HIGHEST, squared_norms
 from nc_jax.metrics.variability import whitener
 
 CLASS_TILE = 4096  # scores are held for this many classes at a time
@@ -176,9 +177,9 @@ def _sum(features, labels, moments, head, mask, projection) -> Decisions:
     placed = keep & present[y]
     guess = nearest(h)
     own = _difference(h, y, moments)
-    own_distance = jnp.sum(own**2, axis=1)
+    own_distance = squared_norms(own)
     # Scores round: the label's own mean may win by less than their precision.
-    closest = jnp.minimum(jnp.sum(_difference(h, guess, moments) ** 2, axis=1), own_distance)
+    closest = jnp.minimum(squared_norms(_difference(h, guess, moments)), own_distance)
     classifier_wrong = mismatch = whitened = None
     if head is not None:
       choice = best_row(h, head.weight, head.bias)
@@ -186,7 +187,7 @@ def _sum(features, labels, moments, head, mask, projection) -> Decisions:
       mismatch = jnp.sum(keep & (choice != guess), dtype=jnp.int32)
     if moments.scatter is None:
       white = jnp.matmul(jnp.where(placed[:, None], own, 0), projection, precision=HIGHEST)
-      whitened = jax.ops.segment_sum(jnp.sum(white**2, axis=1), y, moments.num_classes)
+      whitened = jax.ops.segment_sum(squared_norms(white), y, moments.num_classes)
     seen = Decisions(
       count=jnp.sum(keep, dtype=jnp.int32),
       placed=jnp.sum(placed, dtype=jnp.int32),
@@ -195,7 +196,7 @@ def _sum(features, labels, moments, head, mask, projection) -> Decisions:
       mismatch=mismatch,
       own_distance=jnp.sum(jnp.where(placed, own_distance, 0)),
       nearest_distance=jnp.sum(jnp.where(placed, closest, 0)),
-      feature_norm=jnp.sum(jnp.where(keep, jnp.linalg.norm(h, axis=1), 0)),
+      feature_norm=jnp.sum(jnp.where(keep, jnp.sqrt(squared_norms(h)), 0)),
       whitened=whitened,
       dropped=dropped,
     )

@@ -7,7 +7,8 @@ from jax.sharding import Mesh
 from nc_jax.metrics import pairwise
 from nc_jax.metrics.centring import Centred
 from nc_jax.metrics.geometry import etf_error, mean_and_variance, variation
-from nc_jax.metrics.moments import HIGHEST, Head
+from nc_jax.metrics.moments import Head
+from nc_jax.metrics.products import HIGHEST
 
 
 def self_duality(centred: Centred, head: Head) -> Array:

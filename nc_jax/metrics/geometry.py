@@ -6,7 +6,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from nc_jax.metrics import pairwise
-from nc_jax.metrics.moments import HIGHEST
+from nc_jax.metrics.products import HIGHEST
 
 
 def equinorm(rows: Array, present: Array, *, norm_ddof: int = 1) -> Array:

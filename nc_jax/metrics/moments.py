@@ -9,8 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from nc_jax.metrics import inputs
-
-HIGHEST = lax.Precision.HIGHEST
+from nc_jax.metrics.products import gram
 
 
 @jax.tree_util.register_dataclass
@@ -246,45 +245,6 @@ def all_reduce(moments: ClassMoments, axis_name: str | tuple[str, ...]) -> Class
     scatter = scatter + gram(jnp.sqrt(n) * away)
   spread, scatter, dropped = lax.psum((spread, scatter, moments.dropped), axis_name)
   return ClassMoments(count, reference, mean, spread, scatter, dropped)
-
-
-def gram(rows: Array) -> Array:
-  """[D, D] rowsᵀ rows, from the blocks on and above the diagonal."""
-  return join_blocks(gram_blocks(rows))
-
-
-BLOCKS = 4  # of columns; 10/16 of the full product, and more blocks gain nothing measurable
-
-
-def gram_blocks(rows: Array) -> tuple[Array, ...]:
-  """The upper block rows of rowsᵀ rows: block i is rows[:, i]ᵀ rows[:, i:]."""
-  edges = _block_edges(rows.shape[1])
-  return tuple(
-    jnp.matmul(rows[:, lo:hi].T, rows[:, lo:], precision=HIGHEST)
-    for lo, hi in zip(edges[:-1], edges[1:], strict=True)
-  )
-
-
-def split_blocks(scatter: Array) -> tuple[Array, ...]:
-  """The upper block rows of a symmetric [D, D] matrix, as `gram_blocks` makes them."""
-  edges = _block_edges(scatter.shape[0])
-  return tuple(scatter[lo:hi, lo:] for lo, hi in zip(edges[:-1], edges[1:], strict=True))
-
-
-def join_blocks(blocks: tuple[Array, ...]) -> Array:
-  """The symmetric [D, D] matrix of its upper block rows."""
-  edges = _block_edges(blocks[0].shape[1])
-  rows = []
-  for i, (lo, hi) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-    left = [blocks[j][:, lo - edges[j] : hi - edges[j]].T for j in range(i)]
-    rows.append(jnp.concatenate([*left, blocks[i]], axis=1))
-  return jnp.concatenate(rows, axis=0)
-
-
-def _block_edges(dim: int) -> list[int]:
-  """Column edges of the blocks; narrow features stay in one piece."""
-  blocks = BLOCKS if dim >= 64 * BLOCKS else 1
-  return [dim * i // blocks for i in range(blocks + 1)]
 
 
 @jax.jit(static_argnums=2)

@@ -10,7 +10,8 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
 from nc_jax.metrics.centring import Centred, centre
-from nc_jax.metrics.moments import HIGHEST, ClassMoments
+from nc_jax.metrics.moments import ClassMoments
+from nc_jax.metrics.products import HIGHEST
 
 TILE = 1024  # classes per side: 4 MiB of float32 a tile
 FEW = 2**18  # classes² times dimensions: below, differences cost nothing

@@ -23,8 +23,8 @@ class Metrics(clu.metrics.Collection):
 
 
 def outputs(world, part=slice(None)):
-  features = world.features[part]
-  return {"loss": features[:, 0], "features": features, "taps": features, "labels": world.labels[part]}
+  features, labels = world.features[part], world.labels[part]
+  return {"loss": features[:, 0], "features": features, "taps": features, "labels": labels}
 
 
 def assert_same(values, world):

@@ -44,7 +44,8 @@ CASES = {
 
 VALUES = {
   "label too large": (
-    (FEATURES, np.array([0, 2, 5, 2])), r"labels must lie in \[0, 2\); got 2 at 1 \(3 of 4 labels\)",
+    (FEATURES, np.array([0, 2, 5, 2])),
+    r"labels must lie in \[0, 2\); got 2 at 1 \(3 of 4 labels\)",
   ),
   "negative label": ((FEATURES, np.array([0, 0, 0, -1])), r"got -1 at 3 \(1 of 4 labels\)"),
   "wide label": ((FEATURES, np.array([0, 0, 2**40, 0])), "got 1099511627776 at 2"),
