@@ -41,18 +41,22 @@ def test_vci_of_uneven_noise(condition, rtol):
   np.testing.assert_allclose(value, expected, rtol=rtol)
 
 
-@pytest.mark.parametrize("dead", ["coordinates", "examples"])
-def test_vci_of_singular_noise(dead):
-  """Dead ReLU units, or fewer examples than dimensions, take the eigenvector route."""
+@pytest.mark.parametrize("dead", ["coordinates", "copies", "examples"])
+@pytest.mark.parametrize("dim", [D, 16])  # more dimensions than classes, and fewer
+def test_vci_of_singular_noise(dead, dim):
+  """Dead ReLU units, units that copy others, or fewer examples than dimensions.
+
+  Where the means fill the rest, the complement of their span holds nothing but rounding.
+  """
   rng = np.random.default_rng(0)
-  size = N if dead == "coordinates" else 2 * K
+  size = N if dead != "examples" else 24
   labels = np.arange(size) % K
-  features = rng.normal(size=(K, D))[labels] + 0.1 * rng.normal(size=(size, D))
-  if dead == "coordinates":
-    features[:, :4] = 0
+  features = rng.normal(size=(K, dim))[labels] + 0.1 * rng.normal(size=(size, dim))
+  if dead != "examples":  # exact in float32, unlike a rotated subspace
+    features[:, :4] = 0 if dead == "coordinates" else features[:, 4:8]
   features = np.float32(features)
   moments = nc.ClassMoments.of(features, labels, K)
-  assert np.linalg.matrix_rank(np.asarray(moments.scatter, np.float64), tol=1e-3) < D
+  assert np.linalg.matrix_rank(np.asarray(moments.scatter, np.float64), tol=1e-3) < dim
   expected = oracle.measure(features, labels, K)["nc1/vci"]
   np.testing.assert_allclose(variability.vci(moments), expected, rtol=1e-4, atol=1e-6)
 
