@@ -1,6 +1,8 @@
 """Four virtual CPU devices for every test, set up before JAX is imported."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 DEVICES = 4
@@ -15,6 +17,8 @@ if _flag not in os.environ.get("XLA_FLAGS", ""):
 # XLA's threads and OpenBLAS's would wait for one another (see nc_jax/main.py).
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Tests and the processes they start compile the same programs: once is enough.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="nc_jax_cache_"))
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache = tempfile.mkdtemp(prefix="nc_jax_cache_")
+  atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("MPLBACKEND", "agg")
