@@ -91,7 +91,7 @@ def _exact(value):
 
 
 def _seconds(seconds: float) -> str:
-  if seconds >= 1:
+  if seconds >= 0.9995:
     return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
   return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
 
