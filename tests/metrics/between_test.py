@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import nc_jax as nc
+from nc_jax.metrics import variability
 from tests.metrics import oracle
 
 
@@ -22,7 +23,7 @@ def trained_like(rng, smallest, dim=48, per_class=60, num_classes=6):
 def test_directions_of_tiny_variance_count_in_vci(smallest, rtol):
   features, labels = trained_like(np.random.default_rng(0), smallest)
   expected = oracle.measure(features, labels, 6)["nc1/vci"]
-  measured = nc.report(features, labels, num_classes=6)["nc1/vci"]
+  measured = variability.vci(nc.ClassMoments.of(features, labels, 6))
   # A float32 scatter knows variances to 1e-7 of the largest, so the smallest to 1e-7 / smallest.
   # Leaving out what lies below D ε of the largest, as a pseudo-inverse does, is 20 % off at 1e-6.
   assert measured == pytest.approx(expected, rel=rtol)
@@ -34,13 +35,13 @@ def test_a_singular_covariance_is_told_from_a_small_one():
   labels = np.repeat(np.arange(4), 5)
   features = (rng.normal(size=(20, 64)) + 5 * rng.normal(size=(4, 64))[labels]).astype(np.float32)
   assert oracle.measure(features, labels, 4)["nc1/vci"] == pytest.approx(0, abs=1e-9)
-  assert nc.report(features, labels, num_classes=4)["nc1/vci"] == pytest.approx(0, abs=1e-4)
+  assert variability.vci(nc.ClassMoments.of(features, labels, 4)) == pytest.approx(0, abs=1e-4)
 
 
 def test_units_that_never_fire_change_nothing():
   features, labels = trained_like(np.random.default_rng(1), 1e-4)
   dead = np.zeros((len(labels), 7), np.float32)
-  alive = nc.report(features, labels, num_classes=6, ranks=False)
-  padded = nc.report(np.hstack([features, dead]), labels, num_classes=6, ranks=False)
-  for key, value in alive.items():
-    assert padded[key] == pytest.approx(value, rel=1e-3), key
+  alive = nc.ClassMoments.of(features, labels, 6)
+  padded = nc.ClassMoments.of(np.hstack([features, dead]), labels, 6)
+  for metric in (variability.pinv_ratio, variability.vci, variability.trace_ratio):
+    assert float(metric(padded)) == pytest.approx(float(metric(alive)), rel=1e-3), metric
