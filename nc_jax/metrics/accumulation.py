@@ -20,8 +20,9 @@ def accumulate(
   """`moments` with one more batch in it; equals merge(moments, ClassMoments.of(batch)).
 
   Any batch size: large batches run in chunks inside one compiled call, and only the rows of
-  the classes in a chunk are touched. Features that a NamedSharding splits by examples stay
-  where they are: each device folds its own, and the moments are communicated once.
+  the classes in a chunk are touched. Features in NumPy go to the device slice by slice, so they
+  may be larger than its memory. Features that a NamedSharding splits by examples stay where they
+  are: each device folds its own, and the moments are communicated once.
 
   Args:
     moments: what has been seen so far.
@@ -47,9 +48,14 @@ def accumulate(
   split = sharding.split_of(features)
   if split is not None:
     return _accumulate_sharded(moments, features, labels, mask, *split, adopt)
-  if donate and not inputs.is_traced(moments, features, labels, mask):
-    return _accumulate_donated(moments, features, labels, mask, adopt)
-  return _accumulate(moments, features, labels, mask, adopt)
+  if inputs.is_traced(moments, features, labels, mask):
+    return _accumulate(moments, features, labels, mask, 0, adopt)
+  least = max(4 * moments.dim, moments.num_classes)
+  fold = _accumulate_donated if donate else _accumulate
+  for part, skip in sharding.host_slices((features, labels, mask), least):
+    jax.block_until_ready(moments)  # one slice under way, and the next one there
+    moments = fold(moments, *part, skip, adopt)
+  return moments
 
 
 def within_covariance(
@@ -72,11 +78,14 @@ def within_covariance(
     features, labels, mask, moments.num_classes, moments.dim
   )
   split = sharding.split_of(features)
-  return _covariance(features, labels, moments, mask, within, split)
+  if split is not None or inputs.is_traced(features, labels, moments, mask):
+    return _covariance(features, labels, mask, 0, moments, within, split)
+  parts = sharding.host_slices((features, labels, mask), 4 * moments.dim)
+  return sum(_covariance(*part, skip, moments, within, None) for part, skip in parts)
 
 
-@jax.jit(static_argnums=(4, 5))
-def _covariance(features, labels, moments, mask, within, split) -> Array:
+@jax.jit(static_argnums=(5, 6))
+def _covariance(features, labels, mask, skip, moments, within, split) -> Array:
   dtype = moments.mean.dtype
   count = jnp.maximum(moments.count, 1).astype(dtype)
   if within == "classes":
@@ -95,7 +104,7 @@ def _covariance(features, labels, moments, mask, within, split) -> Array:
   def local(features, labels, mask):
     blocks = split_blocks(jnp.zeros((moments.dim, moments.dim), dtype))
     if features.shape[0] > 0:
-      blocks = sharding.scan_chunks(step, blocks, features, labels, mask)
+      blocks = sharding.scan_chunks(step, blocks, features, labels, mask, skip)
     return join_blocks(blocks)
 
   if split is None:
@@ -111,7 +120,9 @@ def _covariance(features, labels, moments, mask, within, split) -> Array:
   )(features, labels, mask)
 
 
-def _fold(moments: ClassMoments, features: Array, labels: Array, mask, adopt) -> ClassMoments:
+def _fold(
+  moments: ClassMoments, features: Array, labels: Array, mask, skip: int, adopt
+) -> ClassMoments:
   """`adopt` is True, False, or [K] bool."""
   if features.shape[0] == 0:
     return moments
@@ -125,12 +136,12 @@ def _fold(moments: ClassMoments, features: Array, labels: Array, mask, adopt) ->
 
   blocks = None if moments.scatter is None else split_blocks(moments.scatter)
   state = dataclasses.replace(moments, scatter=blocks)
-  state = sharding.scan_chunks(step, state, features, labels, mask)
+  state = sharding.scan_chunks(step, state, features, labels, mask, skip)
   return dataclasses.replace(state, scatter=None if blocks is None else join_blocks(state.scatter))
 
 
-_accumulate = jax.jit(_fold, static_argnums=4)
-_accumulate_donated = jax.jit(_fold, static_argnums=4, donate_argnums=0)
+_accumulate = jax.jit(_fold, static_argnums=5)
+_accumulate_donated = jax.jit(_fold, static_argnums=5, donate_argnums=0)
 
 
 @jax.jit(static_argnums=(4, 5, 6))
@@ -139,7 +150,7 @@ def _accumulate_sharded(moments, features, labels, mask, mesh, axes, adopt) -> C
     zero = jax.tree.map(jnp.zeros_like, moments)
     # Seen classes keep the reference that every device knows; the others are reconciled.
     own = dataclasses.replace(zero, reference=moments.reference)
-    own = _fold(own, features, labels, mask, (moments.count == 0) & adopt)
+    own = _fold(own, features, labels, mask, 0, (moments.count == 0) & adopt)
     return all_reduce(own, axes)
 
   whole, rows = PartitionSpec(), PartitionSpec(axes)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import cho_solve, solve_triangular
 
 from nc_jax.metrics.products import HIGHEST
 
@@ -74,7 +74,10 @@ def ratios(means: Array, within: Array, classes: Array, scale: Array) -> Ratios:
     scale: [] root mean squared distance to the own class mean.
   """
   between = spectrum(means, classes, scale)
-  return _ratios(between, within, classes, _schur(between, within))
+  rank = jnp.sum(between.keep).astype(within.dtype)
+  pinv = jnp.sum(between.whitener * _dot(within, between.whitener)) / classes
+  some, vci = rank > 0, _vci(between, within, rank)
+  return Ratios(jnp.where(some, pinv, jnp.nan), jnp.where(some, vci, jnp.nan), rank)
 
 
 @ratios.defjvp
@@ -83,7 +86,7 @@ def _ratios_jvp(primals, tangents):
   d_means, d_within, _, _ = tangents
   between = spectrum(means, classes, scale)
   schur = _schur(between, within)
-  out = _ratios(between, within, classes, schur)
+  out = ratios(*primals)
   q = between.whitener
   kept = between.vectors * between.keep
   left = _dot(means, q)  # U
@@ -107,6 +110,35 @@ def _ratios_jvp(primals, tangents):
   d_vci = jnp.sum(_dot(d_within, reach) * _dot(reach, twice)) - 2 * jnp.sum(by_means * d_means)
   d_vci = d_vci / jnp.where(out.rank > 0, out.rank, 1)
   return out, Ratios(d_pinv, d_vci, jnp.zeros_like(out.rank))
+
+
+def _vci(between: Spectrum, within: Array, rank: Array) -> Array:
+  """Mean over the r kept directions of 1 / (1 + k_i), k_i the nonzero eigenvalues of Σ_W⁺ Σ_B.
+
+  With Σ_W = L Lᵀ and A = L⁻¹ V diag(σ), the k_i are the eigenvalues of AᵀA, and their sum is the
+  trace of (I + AᵀA)⁻¹, taken from the triangle of [I; A] = Q R with columns of norm 1. Every step
+  keeps small variances to their own precision. A singular Σ_W has no L: then by `_schur`.
+  """
+  factor = _factor(within)
+  values = jnp.where(between.keep, between.values, 0)
+  spread = factor.scale * (between.vectors * values)
+  # A direction without variance that the means enter must count as 0.
+  lost = jnp.any(jnp.where(factor.scale > 0, 0, between.vectors * values) != 0)
+
+  def by_factor():
+    reached = solve_triangular(factor.lower, spread, lower=True)
+    stacked = jnp.concatenate([jnp.eye(values.size, dtype=values.dtype), reached])
+    size = jnp.sqrt(jnp.sum(stacked**2, axis=0))
+    triangle = jnp.linalg.qr(stacked / size, mode="r")
+    inverse = solve_triangular(triangle, jnp.eye(values.size, dtype=values.dtype))
+    return jnp.sum(jnp.sum(inverse**2, axis=1) * between.keep / size**2)
+
+  def by_complement():
+    schur = _schur(between, within)
+    # Rounding may leave −ε where nothing varies in the span of the means.
+    return jnp.clip(jnp.sum(schur.inverse * schur.complement), 0, rank)
+
+  return jax.lax.cond(factor.regular & ~lost, by_factor, by_complement) / rank
 
 
 class _Schur(NamedTuple):
@@ -159,43 +191,55 @@ def _schur(between: Spectrum, within: Array) -> _Schur:
   return _Schur(complement, inverse, reach)
 
 
-def _solve_semidefinite(matrix: Array, right: Array, largest: Array) -> Array:
-  """matrix⁺ right: Cholesky of a regular matrix, eigenvectors above a cut of a singular one.
+class _Factor(NamedTuple):
+  """Cholesky of a covariance with unit diagonal: diag(scale) Σ diag(scale) = lower lowerᵀ.
 
-  Both of the matrix with unit diagonal. The covariance of trained features spans six orders of
-  magnitude, most of which are scale: what is left is far from singular, and directions of tiny
-  variance, which VCI counts like any other, are not mistaken for rounding. Rounding is what
-  lies below 4 ε of the largest variance: units that never fire, or a subspace without features.
-  It solves to 0, and scaled up to 1 it would pass for a direction.
+  The covariance of trained features spans six orders of magnitude, most of which are scale: what
+  is left is far from singular, and directions of tiny variance, which VCI counts like any other,
+  are not mistaken for rounding.
+
+  Attributes:
+    unit: [D, D] the scaled covariance, with 1 for a unit without variance.
+    lower: [D, D]; nan where Σ is not even semidefinite.
+    scale: [D, 1] 1 / standard deviation; 0 for a unit without variance.
+    regular: [] bool, the scaled covariance is not singular.
   """
+
+  unit: Array
+  lower: Array
+  scale: Array
+  regular: Array
+
+
+def _factor(matrix: Array, largest: Array | None = None) -> _Factor:
+  """Rounding is what lies below 4 ε of the largest variance: units that never fire, or a subspace
+  without features. Scaled up to 1 it would pass for a direction."""
   dim, epsilon = matrix.shape[0], jnp.finfo(matrix.dtype).eps
   diagonal = jnp.diag(matrix)
+  largest = jnp.max(diagonal) if largest is None else largest
   positive = diagonal > 4 * epsilon * largest
   scale = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, diagonal, 1)), 0)[:, None]
   unit = scale * matrix * scale.T + jnp.diag(jnp.where(positive, 0.0, 1.0))
-  factor = jnp.linalg.cholesky(unit)
-  pivots = jnp.diag(factor) ** 2  # rounding leaves some ε √D where there should be 0
+  lower = jnp.linalg.cholesky(unit)
+  pivots = jnp.diag(lower) ** 2  # rounding leaves some ε √D where there should be 0
   regular = jnp.all(pivots > 10 * epsilon * dim**0.5)  # nan compares false
+  return _Factor(unit, lower, scale, regular)
+
+
+def _solve_semidefinite(matrix: Array, right: Array, largest: Array) -> Array:
+  """matrix⁺ right: Cholesky of a regular matrix, eigenvectors above a cut of a singular one."""
+  unit, lower, scale, regular = _factor(matrix, largest)
 
   def by_eigenvectors():
     values, vectors = jnp.linalg.eigh(unit)
-    inverse = jnp.where(values > dim * epsilon * values[-1], 1 / values, 0)
+    cut = matrix.shape[0] * jnp.finfo(matrix.dtype).eps * values[-1]
+    inverse = jnp.where(values > cut, 1 / values, 0)
     return _dot(vectors, inverse[:, None] * _dot(vectors.T, scale * right))
 
   def by_cholesky():
-    return cho_solve((factor, True), scale * right)
+    return cho_solve((lower, True), scale * right)
 
   return scale * jax.lax.cond(regular, by_cholesky, by_eigenvectors)
-
-
-def _ratios(between: Spectrum, within: Array, classes: Array, schur: _Schur) -> Ratios:
-  rank = jnp.sum(between.keep).astype(within.dtype)
-  q = between.whitener
-  pinv = jnp.sum(q * _dot(within, q)) / classes
-  vci = jnp.sum(schur.inverse * schur.complement) / rank
-  some = rank > 0
-  # Rounding may leave −ε where nothing varies in the span of the means.
-  return Ratios(jnp.where(some, pinv, jnp.nan), jnp.where(some, jnp.clip(vci, 0, 1), jnp.nan), rank)
 
 
 def _dot(a: Array, b: Array) -> Array:

@@ -14,7 +14,7 @@ from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST, squared_norms
 from nc_jax.metrics.variability import whitener
 
-CLASS_TILE = 4096  # scores are held for this many classes at a time
+CLASS_TILE = 512  # scores are held for this many classes at a time
 
 
 @jax.tree_util.register_dataclass
@@ -130,10 +130,19 @@ def decide(
     features, labels, mask, moments.num_classes, moments.dim
   )
   head = None if head is None else head.check(moments.num_classes, moments.dim)
+  if moments.scatter is None and projection is None:
+    projection = whitener(moments)
+  about = (moments, head, projection)
   split = sharding.split_of(features)
-  if split is None:
-    return _decide(features, labels, moments, head, mask, projection)
-  return _decide_sharded(features, labels, moments, head, mask, projection, *split)
+  if split is not None:
+    return _decide_sharded(features, labels, mask, about, *split)
+  seen = Decisions.empty(moments, head)
+  if inputs.is_traced(features, labels, mask, about):
+    return _decide(seen, features, labels, mask, 0, about)
+  for part, skip in sharding.host_slices((features, labels, mask), moments.num_classes):
+    jax.block_until_ready(seen)  # one slice under way, and the next one there
+    seen = _decide(seen, *part, skip, about)
+  return seen
 
 
 def nearest_class(features, moments: ClassMoments) -> Array:
@@ -144,9 +153,13 @@ def nearest_class(features, moments: ClassMoments) -> Array:
     raise ValueError(
       f"features must have shape [N, D] = [N, {moments.dim}]; got {list(features.shape)}"
     )
+  if inputs.is_traced(features, moments):
+    return _nearest(features, moments)
   split = sharding.split_of(features)
   if split is None:
-    return _nearest(features, moments)
+    parts = sharding.host_slices((features,), moments.num_classes)
+    nearest = [_nearest(part, moments)[skip:] for (part,), skip in parts]
+    return nearest[0] if len(nearest) == 1 else jnp.concatenate(nearest)
   mesh, axes = split
   rows = PartitionSpec(axes)
   local = jax.shard_map(
@@ -157,14 +170,13 @@ def nearest_class(features, moments: ClassMoments) -> Array:
 
 @jax.jit
 def _nearest(features: Array, moments: ClassMoments) -> Array:
-  nearest = _nearest_mean(moments)
-  return sharding.map_chunks(nearest, features)
+  choices = _deciding(moments)
+  return sharding.map_chunks(lambda h: choices(h)[0], features)
 
 
-def _sum(features, labels, moments, head, mask, projection) -> Decisions:
-  if moments.scatter is None and projection is None:
-    projection = whitener(moments)
-  nearest = _nearest_mean(moments)
+def _add(seen: Decisions, features, labels, mask, skip, about) -> Decisions:
+  moments, head, projection = about
+  choices = _deciding(moments, head)
   present = moments.count > 0
 
   def step(state: Decisions, chunk):
@@ -175,20 +187,24 @@ def _sum(features, labels, moments, head, mask, projection) -> Decisions:
     keep &= inside
     y = jnp.where(keep, y, 0)
     placed = keep & present[y]
-    guess = nearest(h)
+    guess, *choice = choices(h)
     own = _difference(h, y, moments)
     own_distance = squared_norms(own)
-    # Scores round: the label's own mean may win by less than their precision.
-    closest = jnp.minimum(squared_norms(_difference(h, guess, moments)), own_distance)
+    closest = lax.cond(
+      jnp.any(guess != y),
+      # Scores round: the label's own mean may win by less than their precision.
+      lambda: jnp.minimum(squared_norms(_difference(h, guess, moments)), own_distance),
+      lambda: own_distance,
+    )
     classifier_wrong = mismatch = whitened = None
     if head is not None:
-      choice = best_row(h, head.weight, head.bias)
+      (choice,) = choice
       classifier_wrong = jnp.sum(keep & (choice != y), dtype=jnp.int32)
       mismatch = jnp.sum(keep & (choice != guess), dtype=jnp.int32)
     if moments.scatter is None:
       white = jnp.matmul(jnp.where(placed[:, None], own, 0), projection, precision=HIGHEST)
       whitened = jax.ops.segment_sum(squared_norms(white), y, moments.num_classes)
-    seen = Decisions(
+    new = Decisions(
       count=jnp.sum(keep, dtype=jnp.int32),
       placed=jnp.sum(placed, dtype=jnp.int32),
       ncc_wrong=jnp.sum(keep & ((guess != y) | ~placed), dtype=jnp.int32),
@@ -200,29 +216,27 @@ def _sum(features, labels, moments, head, mask, projection) -> Decisions:
       whitened=whitened,
       dropped=dropped,
     )
-    return jax.tree.map(jnp.add, state, seen), None
+    return jax.tree.map(jnp.add, state, new), None
 
-  empty = Decisions.empty(moments, head)
   if features.shape[0] == 0:
-    return empty
-  return sharding.scan_chunks(step, empty, features, labels, mask)
+    return seen
+  return sharding.scan_chunks(step, seen, features, labels, mask, skip)
 
 
-_decide = jax.jit(_sum)
+_decide = jax.jit(_add)
 
 
-@jax.jit(static_argnums=(6, 7))
-def _decide_sharded(features, labels, moments, head, mask, projection, mesh, axes) -> Decisions:
-  if moments.scatter is None and projection is None:
-    projection = whitener(moments)
+@jax.jit(static_argnums=(4, 5))
+def _decide_sharded(features, labels, mask, about, mesh, axes) -> Decisions:
   rows, whole = PartitionSpec(axes), PartitionSpec()
 
-  def local(*args):
-    return lax.psum(_sum(*args), axes)
+  def local(features, labels, mask, about):
+    own = _add(Decisions.empty(*about[:2]), features, labels, mask, 0, about)
+    return lax.psum(own, axes)
 
-  specs = (rows, rows, whole, whole, rows, whole)
+  specs = (rows, rows, rows, whole)
   local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
-  return local(features, labels, moments, head, mask, projection)
+  return local(features, labels, mask, about)
 
 
 def _difference(features: Array, labels: Array, moments: ClassMoments) -> Array:
@@ -230,31 +244,36 @@ def _difference(features: Array, labels: Array, moments: ClassMoments) -> Array:
   return (features - moments.reference[labels]) - moments.mean[labels]
 
 
-def _nearest_mean(moments: ClassMoments):
-  """The function [B, D] -> [B] int32 that finds the nearest present class mean.
+def _deciding(moments: ClassMoments, head: Head | None = None):
+  """The function [B, D] -> the nearest present class mean [B] and, with a head, its choice [B].
 
-      argmin_k ‖h − μ_k‖² = argmax_k 2 (h − μ_G)·m_k − ‖m_k‖²     m_k = μ_k − μ_G
+      argmin_k ‖h − μ_k‖² = argmax_k (h − μ_G)·m_k − ‖m_k‖²/2     m_k = μ_k − μ_G
 
   Centred on both sides: the expanded distance would lose the decision to a common offset.
   """
-  centred = centre(moments)
-  threshold = jnp.where(centred.present, -jnp.sum(centred.means**2, axis=1), -jnp.inf)
+  means, present, _, base, offset = centre(moments)
+  rivals = [(means, jnp.where(present, -jnp.sum(means**2, axis=1) / 2, -jnp.inf))]
+  if head is not None:
+    at_centre = sum(jnp.matmul(head.weight, x, precision=HIGHEST) for x in (base, offset))
+    rivals.append((head.weight, at_centre if head.bias is None else at_centre + head.bias))
 
-  def nearest(features: Array) -> Array:
-    about = (features.astype(threshold.dtype) - centred.base) - centred.offset
-    return best_row(2 * about, centred.means, threshold)
+  def choices(features: Array) -> list[Array]:
+    about = (features.astype(means.dtype) - base) - offset
+    return [best_row(about, rows, bias) for rows, bias in rivals]
 
-  return nearest
+  return choices
 
 
-def best_row(features: Array, rows: Array, bias: Array | None) -> Array:
+def best_row(features: Array, rows: Array, bias: Array) -> Array:
   """[B] int32, argmax_k of features·rows_k + bias_k; the first of equals, by tiles of classes."""
   num_classes = rows.shape[0]
-  bias = jnp.zeros(num_classes, rows.dtype) if bias is None else bias
 
   def best(rows: Array, bias: Array) -> tuple[Array, Array]:
     scores = jnp.matmul(features, rows.T, precision=HIGHEST) + bias
-    return jnp.max(scores, axis=1), jnp.argmax(scores, axis=1).astype(jnp.int32)
+    # Not jnp.argmax, which a CPU runs score by score: the largest, then the first that equals it.
+    score, last = jnp.max(scores, axis=1), rows.shape[0] - 1
+    index = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+    return score, jnp.min(jnp.where(scores == score[:, None], index, last), axis=1)
 
   if num_classes <= 2 * CLASS_TILE:
     return best(rows, bias)[1]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 
@@ -28,19 +29,41 @@ def chunk_rows() -> int:
   return 1024 if jax.default_backend() == "cpu" else 16384
 
 
-def scan_chunks(step: Callable, state, features: Array, labels: Array, mask, rows=None):
+def host_slices(arrays: tuple, least: int):
+  """Yields (arrays, skip): what lies in NumPy slice by slice, anything else in one piece.
+
+  The device need not hold all of it, and the next slice is on its way while it works on the last,
+  if the caller waits for that one before it sends off the next. The slices are of equal size, for one program. Where they do not fit, the last one starts early, and
+  its first `skip` rows are those that the one before it has seen.
+
+  Args:
+    arrays: features [N, D], which decide, and what belongs to them: [N] each, or None.
+    least: rows of a slice at least, so that the work outweighs the state that goes in and out.
+  """
+  if not isinstance(arrays[0], np.ndarray):
+    yield arrays, 0
+    return
+  size = arrays[0].shape[0]
+  count = max(1, -(-size // max(4 * chunk_rows(), least)))
+  rows = -(-size // count)
+  for part in range(count):
+    start = min(part * rows, size - rows)
+    here = slice(start, start + rows)
+    sliced = jax.tree.map(lambda x, here=here: np.asarray(x)[here], arrays)
+    yield jax.device_put(sliced), part * rows - start
+
+
+def scan_chunks(step: Callable, state, features: Array, labels: Array, mask, skip=0):
   """Folds (features [B, D], labels [B], mask [B]) chunks into `state` by `step(state, chunk)`.
 
   The chunks are of equal size and read in place. When they do not fit, the last one starts
-  early, and the mask leaves out the rows that the one before it has seen.
+  early, and the mask leaves out the rows that the one before it has seen, as it does the first
+  `skip` rows of all.
   """
   size = features.shape[0]
-  rows = rows or chunk_rows()
+  rows = chunk_rows()
   chunks = -(-size // rows)
   rows = -(-size // chunks)
-  if chunks == 1:
-    mask = jnp.ones(size, bool) if mask is None else mask
-    return step(state, (features, labels, mask))[0]
 
   def body(state, chunk):
     start = jnp.minimum(chunk * rows, size - rows)
@@ -48,10 +71,12 @@ def scan_chunks(step: Callable, state, features: Array, labels: Array, mask, row
     def take(x):
       return lax.dynamic_slice_in_dim(x, start, rows)
 
-    keep = start + jnp.arange(rows) >= chunk * rows
+    keep = start + jnp.arange(rows) >= jnp.maximum(chunk * rows, skip)
     keep = keep if mask is None else keep & take(mask)
     return step(state, (take(features), take(labels), keep))
 
+  if chunks == 1:
+    return body(state, 0)[0]
   return lax.scan(body, state, jnp.arange(chunks))[0]
 
 

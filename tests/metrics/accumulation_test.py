@@ -49,6 +49,44 @@ def test_chunks(small_chunks, size):
   assert_oracle(of(world, slice(0, size)), world.features[:size], world.labels[:size])
 
 
+@pytest.mark.parametrize("size", [0, 127, 128, 129, N])
+def test_slices_of_numpy_cover_every_row_once_in_one_shape(small_chunks, size):
+  rows, labels = np.arange(size)[:, None], np.arange(size)
+  parts = list(sharding.host_slices((rows, labels, None), least=100))
+  assert len({part[0].shape for part, _ in parts}) == 1 and parts[0][1] == 0
+  assert all(len(part[0]) <= 128 and part[2] is None for part, _ in parts)
+  for index in (0, 1):
+    covered = np.concatenate([part[index][skip:].ravel() for part, skip in parts])
+    np.testing.assert_array_equal(covered, labels)
+  ((whole, skip),) = sharding.host_slices((jnp.asarray(rows), labels), least=1)
+  assert skip == 0 and whole[0].shape == rows.shape
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numpy_in_slices_equals_a_device_array_in_one_piece(small_chunks, dtype):
+  world = worlds.clusters(dim=15, std=1e-3, missing=(2,))
+  features, labels = world.features.astype(dtype), jnp.asarray(world.labels)
+  keep = np.random.default_rng(0).random(N) < 0.7
+  head = nc.Head(world.weight, world.bias)
+  for mask in (None, keep):
+    results = []
+    for x in (features, jnp.asarray(world.features)):
+      moments = nc.ClassMoments.of(x, labels, K, mask=mask)
+      decisions = nc.decide(x, labels, moments, head, mask)
+      covariance = nc.metrics.within_covariance(x, labels, moments, mask)
+      results.append([moments, decisions, covariance, nc.nearest_class(x, moments)])
+    assert_same(results[0].pop(0), results[1].pop(0))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max())
+
+
+def test_slices_leave_the_moments_that_came_in_alone(small_chunks):
+  world = worlds.clusters(dim=16)
+  before = of(world)
+  after = nc.accumulate(before, world.features, world.labels)
+  np.testing.assert_array_equal(after.count, 2 * np.asarray(before.count))  # not donated away
+
+
 @pytest.mark.parametrize("num_classes", [32, 33, 100])
 def test_chunks_of_fewer_rows_than_classes(small_chunks, num_classes):
   rng = np.random.default_rng(0)

@@ -86,7 +86,7 @@ def test_tiles_of_classes_change_nothing(monkeypatch):
   whole = nc.decide(*world[:2], moments, head)
   for tile in (1, 3):
     monkeypatch.setattr(module, "CLASS_TILE", tile)
-    tiled = jax.jit(lambda: module._sum(*world[:2], moments, head, None, None))()
+    tiled = jax.jit(lambda: nc.decide(*world[:2], moments, head))()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), tiled, whole)
 
 
