@@ -41,7 +41,7 @@ def run(tmp_path_factory):
   variables = as_float64(state.variables)
   data, outputs = experiment.dataset, {}
   for split in ("train", "test"):
-    images, labels = getattr(data, split)
+    images, labels = getattr(data, split).images, getattr(data, split).labels
     x = images * np.float64(data.scale) + np.float64(data.shift)
     outputs[split] = (*forward(variables, x), labels)
   table = writers.read_csv(workdir / "metrics.csv")
