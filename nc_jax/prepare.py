@@ -120,7 +120,10 @@ def prepare(name: str, root: pathlib.Path):
     ) from error
   finally:
     for path in set(_partial(name, root)) - before:
-      shutil.rmtree(path)
+      if path.is_dir():
+        shutil.rmtree(path)
+      else:
+        path.unlink(missing_ok=True)  # it may have gone with its folder
 
 
 def check_network(name: str, urls):
@@ -141,7 +144,7 @@ def check_network(name: str, urls):
 
 
 def _partial(name: str, root: pathlib.Path):
-  """The folders that TFDS makes and renames when they are whole."""
+  """The files and folders that TFDS makes under these names and renames when they are whole."""
   yield from (root / name).glob("**/incomplete.*")
   yield from (root / "downloads").glob("**/*.tmp.*")
   yield from (root / "downloads").glob("**/incomplete.*")

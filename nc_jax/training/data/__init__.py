@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from nc_jax.errors import UserError
-from nc_jax.training.data.digits import digits, two_digits
 from nc_jax.training.data.files import arrays, folder
+from nc_jax.training.data.handwriting import digits, two_digits
 from nc_jax.training.data.mixtures import gaussian_mixture
 from nc_jax.training.data.prepared import TEST_SPLITS, source
 from nc_jax.training.data.reading import Reading

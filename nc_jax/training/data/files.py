@@ -116,12 +116,12 @@ def arrays(*, dir: str | None = None) -> Dataset:
   splits = []
   for split in ("train", "test"):
     images, labels = found[f"{split}_images"], found[f"{split}_labels"]
-    images = images[..., None] if images.ndim == 3 else images
-    if images.dtype != np.uint8 or images.ndim != 4:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
       raise UserError(
         f"{where}: {split}_images must be uint8 [N, H, W, C] or [N, H, W]; "
         f"got {images.dtype} {list(images.shape)}."
       )
+    images = images[..., None] if images.ndim == 3 else images
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
       raise UserError(
         f"{where}: {split}_labels must be {len(images)} integers >= 0; "
