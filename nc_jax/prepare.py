@@ -114,7 +114,7 @@ def prepare(name: str, root: pathlib.Path):
   try:
     builder.download_and_prepare(download_dir=str(downloads))
   except Exception as error:  # TFDS raises whatever its reader of the original files raised
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
     raise RunError(
       f"{name} could not be prepared: {reason} (whole downloads are kept in {downloads})"
     ) from error

@@ -5,7 +5,6 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
 
 import numpy as np
 
@@ -30,43 +29,31 @@ SOURCES = {
 }
 
 
-def load(
-  name: str, *, seed: int, progress: Callable[[int, int], None] | None = None, **settings
-) -> Dataset:
+def load(name: str, *, seed: int, **settings) -> Dataset:
   """The data set that a config asks for, changed as it asks, with its normalisation.
 
   Args:
     name: of a source.
     seed: draws examples and changes.
-    progress: called with (done, total) examples while a set is decoded.
-    settings: values of fields of `Changes` and `Reading`, and of the parameters of any source,
-      each as its key below `config.data`. A source's parameter may be None: its own default.
+    settings: values of the fields of `Reading` and `Changes` and of the parameters of any source,
+      each under its key below `config.data`; None is the default.
 
   Raises UserError for a parameter that the source has no use for, and for what the data refuse.
   """
+  settings = {key: value for key, value in settings.items() if value is not None}
   fields = lambda kind: {field.name for field in dataclasses.fields(kind)}
-  chosen = lambda kind: {key: settings[key] for key in settings.keys() & fields(kind)}
-  reading, changes = chosen(Reading), chosen(Changes)
-  if progress is not None:
-    reading["progress"] = progress
-  takes = inspect.signature(SOURCES[name]).parameters
-  options = {}
-  for key in sorted(settings.keys() - reading.keys() - (changes.keys() - takes.keys())):
-    if settings[key] is None:
-      continue
-    if key not in takes:
-      raise UserError(
-        f"config.data.{key} = {settings[key]!r}, but the source {name!r} has no use for it: "
-        "use None."
-      )
-    options[key] = settings[key]
-  drawn = options.keys() & changes.keys()  # a source that draws its examples draws so many
-  changes = {key: value for key, value in changes.items() if key not in drawn}
-  if "seed" in takes:
-    options["seed"] = seed
-  if "reading" in takes:
-    options["reading"] = Reading(**reading)
-  dataset = transform(SOURCES[name](**options), Changes(**changes), seed)
+  takes = inspect.signature(SOURCES[name]).parameters.keys()
+  # A source that draws its examples takes their number: then it is no change.
+  options = settings.keys() & takes | settings.keys() - fields(Reading) - fields(Changes)
+  for key in sorted(options - takes):
+    raise UserError(
+      f"config.data.{key} = {settings[key]!r}, but the source {name!r} has no use for it: use None."
+    )
+  pick = lambda keys: {key: settings[key] for key in keys & settings.keys()}
+  given = {"seed": seed, "reading": Reading(**pick(fields(Reading)))}
+  given = {key: given[key] for key in given.keys() & takes}
+  dataset = SOURCES[name](**given, **pick(options))
+  dataset = transform(dataset, Changes(**pick(fields(Changes) - options)), seed)
   if dataset.scale is None:
     scale, shift = normalisation(dataset.train.images)
     held_out = dataset.held_out

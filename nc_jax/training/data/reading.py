@@ -29,7 +29,7 @@ class Reading:
   cache_dir: where decoded images are kept for the next run; None: nowhere.
   memory_budget_mib: a set that takes more in memory is streamed.
   read_threads: threads that read a streamed set.
-  progress: called with (done, total) examples as a set is decoded.
+  progress: called with (done, total) examples as a split is decoded.
   """
 
   cache_dir: str | None = None

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nc_jax.errors import RunError
+
 
 class StreamedImages:
   """Images on disk that are indexed as an array of them would be.
@@ -42,7 +44,10 @@ class StreamedImages:
     return StreamedImages(self._read, self._ids[places], self.shape[1:], self._threads)
 
   def __getitem__(self, places: np.ndarray) -> np.ndarray:
-    """The images at an integer array of places: uint8 [*places.shape, H, W, C]."""
+    """The images at an integer array of places: uint8 [*places.shape, H, W, C].
+
+    Raises RunError for an image that cannot be read.
+    """
     import grain  # two seconds that sets in memory need not pay
     from absl import flags
 
@@ -51,7 +56,17 @@ class StreamedImages:
     ids = self._ids[places]
     images = np.empty((ids.size, *self.shape[1:]), np.uint8)
     options = grain.ReadOptions(self._threads, prefetch_buffer_size=4 * self._threads)
-    order = grain.MapDataset.source(ids.ravel()).map(lambda id_: self._read(int(id_)))
-    for place, image in enumerate(order.to_iter_dataset(options)):
-      images[place] = image
+    order = grain.MapDataset.source(ids.ravel()).map(self._read_or_name)
+    try:
+      for place, image in enumerate(order.to_iter_dataset(options)):
+        images[place] = image
+    except RunError as error:  # whose message Grain lengthens
+      raise RunError(str(error).splitlines()[0]) from error
     return images.reshape(*ids.shape, *self.shape[1:])
+
+  def _read_or_name(self, id_: np.int64) -> np.ndarray:
+    try:
+      return self._read(int(id_))
+    except Exception as error:  # whatever the reader of a file format raises
+      reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+      raise RunError(f"Image {id_} could not be read: {reason}") from error

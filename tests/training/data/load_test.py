@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,22 @@ def test_settings_reach_the_changes_and_the_reading(tmp_path):
   assert dataset.class_names == ("even", "odd")
   assert (dataset.train.labels != dataset.train.clean).sum() == 50
   np.testing.assert_array_equal(dataset.train.images, images)
+
+
+def test_every_source_takes_a_whole_config_with_none_for_what_it_does_not_use():
+  names = ("dir", "image_size", "train_size", "test_size", "classes", "dim", "separation",
+           "super_classes", "super_separation", "held_out", "label_map", "imbalance",
+           "cache_dir")  # fmt: skip
+  settings = dict.fromkeys(names) | {
+    "balance": False, "imbalance_ratio": 1.0, "noise_kind": "symmetric", "noise_rate": 0.0,
+    "memory_budget_mib": 4096.0, "read_threads": 16,
+  }  # fmt: skip
+  for source in data.SOURCES.values():
+    assert set(inspect.signature(source).parameters) <= settings.keys() | {"seed", "reading"}
+  plain = data.load("digits", seed=0)
+  whole = data.load("digits", seed=0, **settings)
+  np.testing.assert_array_equal(whole.train.images, plain.train.images)
+  assert whole.held_out is None
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,11 @@ def test_two_levels_have_the_distances_and_norms_of_the_docstring():
   np.testing.assert_allclose(np.linalg.norm(tops[0] - tops[1]), 10, rtol=1e-12)
 
 
+def test_groups_of_one_class_are_the_plain_case():
+  alone = class_means(3, 5, dim=8, separation=1.0, super_classes=5, super_separation=4.0)
+  np.testing.assert_allclose(alone, class_means(3, 5, dim=8, separation=4.0), atol=1e-12)
+
+
 def test_examples_have_the_true_means_and_unit_deviation():
   options = {"classes": 4, "dim": 5, "separation": 6.0}
   mixture = gaussian_mixture(seed=2, train_size=20000, test_size=50, **options)

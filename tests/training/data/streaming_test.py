@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from nc_jax.errors import RunError
 from nc_jax.training.data.sets import normalisation
 from nc_jax.training.data.streaming import StreamedImages
 
@@ -43,3 +44,15 @@ def test_its_normalisation_is_that_of_an_even_sample():
   scale, shift = normalisation(lazy)
   assert len(read) == 1024 and min(read) == 0 and max(read) == 2999
   np.testing.assert_array_equal((scale, shift), normalisation(images[np.sort(read)]))
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_image_that_cannot_be_read_is_named(threads):
+  def read(id_):
+    if id_ == 13:
+      raise OSError("the disk is gone\nmore")
+    return np.zeros((1, 1, 1), np.uint8)
+
+  lazy = StreamedImages(read, np.arange(20), (1, 1, 1), threads)
+  with pytest.raises(RunError, match="^Image 13 could not be read: the disk is gone$"):
+    lazy[np.arange(20)]
