@@ -76,7 +76,7 @@ def coarse_map(
     names = [class_names[i : i + members] for i in range(0, size, members)]
     merged = tuple(group[0] if members == 1 else f"{group[0]}..{group[-1]}" for group in names)
     return np.arange(size, dtype=np.int32) // members, merged
-  if len(label_map) < size and size > 1 and len(label_map) != 1:
+  if 1 < len(label_map) < size:
     missed = len(label_map)
     raise refuse(f"has {missed} entries: it misses class {missed} ({class_names[missed]})")
   if len(label_map) != size:
