@@ -11,10 +11,20 @@ TRAIN = [
   "tensorflow-datasets>=4.9.10",
   "array-record>=0.8",  # what tfds.data_source reads
   "importlib-resources",  # tfds needs it and does not say so
-  "pillow",  # decodes the images of tfds.data_source
+  "pillow",  # decodes images; where OpenCV is installed, tfds.data_source prefers it, twice as fast
+  "grain>=0.2.18",  # reads ahead what does not fit memory
   "scikit-learn>=1.4",  # carries the 8x8 digits of the embedded default
   "rich>=13",
   "tensorboardX>=2.6",
+]
+
+# For `python -m nc_jax.prepare`, the only thing that needs TensorFlow.
+PREPARE = [
+  "tensorflow>=2.16",
+  "tensorflow-datasets>=4.9.10",
+  "array-record>=0.8",
+  "importlib-resources",
+  "scipy",  # reads the original files of svhn_cropped
 ]
 
 setuptools.setup(
@@ -27,6 +37,7 @@ setuptools.setup(
   install_requires=["jax>=0.10,<0.13", "numpy>=2.0"],
   extras_require={
     "train": TRAIN,
+    "prepare": PREPARE,
     "plot": ["matplotlib>=3.8"],
     "test": ["pytest>=8", "hypothesis>=6", "tensorboard>=2.16"],
     "tpu": ["jax[tpu]"],

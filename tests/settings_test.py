@@ -39,7 +39,7 @@ def test_every_setting_is_in_the_default_config_and_no_other():
     ("optim__decay_at", (0.6, 0.3), "must be increasing shares in (0, 1)"),
     ("observe__epochs", (1, 1), "must be increasing whole numbers >= 0 or None"),
     ("loss__name", "cross_entrop", "Did you mean cross_entropy?"),
-    ("data__name", "mnits", "one of digits, mnist, cifar10. Did you mean mnist?"),
+    ("data__name", "mnits", "imagenet_resized/64x64. Did you mean mnist?"),
     ("data__batch_size", None, "must be a whole number >= 1."),
     ("seed", 2**32, "must be a whole number in [0, 4294967295]"),
   ],

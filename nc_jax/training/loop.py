@@ -14,12 +14,13 @@ from nc_jax.console import Console
 from nc_jax.errors import RunError, UserError
 from nc_jax.files import replacing
 from nc_jax.training.checkpoints import Checkpoints
-from nc_jax.training.data import SOURCES, Dataset, epoch_order
+from nc_jax.training.data import Dataset, epoch_order, load
+from nc_jax.training.feeds import Feed
 from nc_jax.training.losses import LOSSES
 from nc_jax.training.models import LOGITS, MODELS, PENULTIMATE
 from nc_jax.training.observe import Observation, Observer
 from nc_jax.training.optim import OPTIMISERS, piecewise
-from nc_jax.training.steps import AXIS, Feed, TrainState, init_state, make_apply, make_train
+from nc_jax.training.steps import AXIS, TrainState, init_state, make_apply, make_train
 from nc_jax.writers import MetricsWriter
 
 
@@ -53,7 +54,13 @@ def build(config) -> Experiment:
   Raises UserError for what only data, network and devices together can tell.
   """
   data, optim, observe = config.data, config.optim, config.observe
-  dataset = SOURCES[data.name](data.dir, data.train_size, data.test_size, config.seed)
+  dataset = load(
+    data.name,
+    seed=config.seed,
+    dir=data.dir,
+    train_size=data.train_size,
+    test_size=data.test_size,
+  )
   size, devices = len(dataset.train), jax.device_count()
   if data.batch_size > size:
     raise UserError(
@@ -77,7 +84,7 @@ def build(config) -> Experiment:
   apply = make_apply(model, dataset.scale, dataset.shift)
 
   state = init_state(model, optimiser, dataset.train.images, config.seed)
-  resident = dataset.nbytes <= data.device_budget_mib * 2**20
+  resident = dataset.fits(data.device_budget_mib)
   feeds = {name: Feed(getattr(dataset, name), resident) for name in ("train", "test")}
   observer = Observer(
     apply,

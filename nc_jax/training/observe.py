@@ -14,8 +14,9 @@ import numpy as np
 
 from nc_jax import metrics
 from nc_jax.errors import UserError
+from nc_jax.training.feeds import Feed
 from nc_jax.training.models import LOGITS, PENULTIMATE
-from nc_jax.training.steps import AXIS, Feed, TrainState
+from nc_jax.training.steps import AXIS, TrainState
 
 
 class Row(NamedTuple):

@@ -10,8 +10,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nc_jax.training.data import Split
-
 AXIS = "batch"
 
 
@@ -62,29 +60,6 @@ def init_state(model, optimiser, images: np.ndarray, seed: int) -> TrainState:
     opt_state=optimiser.init(variables["params"]),
   )
   return replicate(state)
-
-
-class Feed:
-  """A split's examples as arguments of a pmapped program, addressed by index arrays.
-
-  `resident`: all examples lie on every device and an index is an example's id. Otherwise each
-  call carries just the examples that it needs, sharded, and an index is a place among these.
-  Either way the program gathers `images[index]`.
-  """
-
-  def __init__(self, split: Split, resident: bool):
-    self.split = split
-    self.axis = None if resident else 0
-    self._placed = replicate((split.images, split.labels)) if resident else None
-
-  def __call__(self, index: np.ndarray):
-    """`index` [T, L, B] of example ids -> (images, labels, index) to pass on."""
-    if self._placed is not None:
-      return *self._placed, index
-    steps, devices, batch = index.shape
-    ids = index.transpose(1, 0, 2).reshape(devices, steps * batch)
-    places = np.arange(steps * batch, dtype=np.int32).reshape(steps, 1, batch)
-    return self.split.images[ids], self.split.labels[ids], np.repeat(places, devices, axis=1)
 
 
 def make_train(

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
   variables = as_float64(state.variables)
   data, outputs = experiment.dataset, {}
   for split in ("train", "test"):
-    images, labels = getattr(data, split)
+    images, labels = getattr(data, split).images, getattr(data, split).labels
     x = images * np.float64(data.scale) + np.float64(data.shift)
     outputs[split] = (*forward(variables, x), labels)
   table = writers.read_csv(workdir / "metrics.csv")
@@ -102,9 +102,10 @@ def test_observation_does_not_depend_on_how_the_examples_are_cut(run):
 def test_a_label_map_of_the_wrong_example_would_be_seen(run):
   """The feeds pair images with labels: shuffled labels change NC4 and the loss."""
   experiment, state, last, _, _ = run
-  images, labels = experiment.dataset.train
+  train = experiment.dataset.train
+  rolled = Split(train.images, np.roll(train.labels, 1))
   feeds = {
-    "train": type(experiment.feeds["train"])(Split(images, np.roll(labels, 1)), resident=True),
+    "train": type(experiment.feeds["train"])(rolled, resident=True),
     "test": experiment.feeds["test"],
   }
   observer = Observer(experiment.observer._apply, experiment.observer._loss, feeds, state, 10, 20)

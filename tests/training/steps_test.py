@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nc_jax.training import data, losses, models, optim, steps
+from nc_jax.training import data, feeds, losses, models, optim, steps
 
 SIZE, CLASSES = 96, 5
 
@@ -63,7 +63,7 @@ def test_four_devices_take_the_step_that_one_would_take(split):
     params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
 
   train = steps.make_train(apply, losses.cross_entropy, optimiser, None)
-  state, sums = train(state, *steps.Feed(split, resident=True)(index))
+  state, sums = train(state, *feeds.Feed(split, resident=True)(index))
   assert int(state.step) == 6
   assert jax.local_device_count() == 4
   np.testing.assert_allclose(sums["loss"], expected, rtol=2e-5)
@@ -76,7 +76,7 @@ def test_resident_and_streamed_examples_train_alike_bit_for_bit(split):
   results = []
   for resident in (True, False):
     apply, optimiser, state = setup()
-    feed = steps.Feed(split, resident)
+    feed = feeds.Feed(split, resident)
     train = steps.make_train(apply, losses.squared_error, optimiser, feed.axis)
     results.append(jax.device_get(train(state, *feed(index))))
   jax.tree.map(np.testing.assert_array_equal, *results)
@@ -85,7 +85,7 @@ def test_resident_and_streamed_examples_train_alike_bit_for_bit(split):
 def test_one_call_of_many_steps_equals_many_calls_and_compiles_once(split):
   apply, optimiser, state = setup()
   train = steps.make_train(apply, losses.cross_entropy, optimiser, None)
-  feed, index = steps.Feed(split, resident=True), index_of(6)
+  feed, index = feeds.Feed(split, resident=True), index_of(6)
   whole, sums = jax.device_get(train(state, *feed(index)))
   _, _, state = setup()
   traces = []
@@ -106,7 +106,7 @@ def test_the_error_is_the_share_of_wrong_decisions(split):
   wrong = np.argmax(logits, -1) != split.labels
   index = np.arange(SIZE, dtype=np.int32).reshape(2, 4, 12)
   train = steps.make_train(apply, losses.cross_entropy, optimiser, None)
-  _, sums = train(state, *steps.Feed(split, resident=True)(index))
+  _, sums = train(state, *feeds.Feed(split, resident=True)(index))
   np.testing.assert_allclose(sums["error"], wrong.reshape(2, -1).mean(1), rtol=1e-6)
 
 

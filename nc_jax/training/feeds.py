@@ -1,0 +1,32 @@
+"""How examples reach the compiled programs."""
+
+import numpy as np
+
+from nc_jax.training.data import Split
+from nc_jax.training.steps import replicate
+
+
+class Feed:
+  """A split's examples as arguments of a pmapped program, addressed by index arrays.
+
+  `resident`: all examples lie on every device and an index is an example's id. Otherwise each
+  call carries just the examples that it needs, sharded, and an index is a place among these.
+  Either way the program gathers `images[index]`.
+
+  Images that are streamed from disk are read here, call by call. A compiled call returns before
+  the devices are done with it, so that the next call's images are read while they work.
+  """
+
+  def __init__(self, split: Split, resident: bool):
+    self.split = split
+    self.axis = None if resident else 0
+    self._placed = replicate((split.images, split.labels)) if resident else None
+
+  def __call__(self, index: np.ndarray):
+    """`index` [T, L, B] of example ids -> (images, labels, index) to pass on."""
+    if self._placed is not None:
+      return *self._placed, index
+    steps, devices, batch = index.shape
+    ids = index.transpose(1, 0, 2).reshape(devices, steps * batch)
+    places = np.arange(steps * batch, dtype=np.int32).reshape(steps, 1, batch)
+    return self.split.images[ids], self.split.labels[ids], np.repeat(places, devices, axis=1)
