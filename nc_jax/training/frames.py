@@ -33,23 +33,29 @@ def simplex(num_classes: int, dim: int, seed: int) -> np.ndarray:
 def spread(num_classes: int, dim: int, seed: int) -> np.ndarray:
   """Maximally spread unit vectors, float32 [K, D]: the largest cosine of two is the smallest.
 
-  For K ≤ D + 1 that is the simplex ETF. For more, gradient descent on the sphere lowers the
-  soft maximum
+  K ≤ D + 1: the simplex ETF, −1/(K − 1). K ≤ 2D: K − D simplices in orthogonal subspaces, 0;
+  both meet Rankin's bound. Beyond 2D: gradient descent on the sphere, of the soft maximum
 
       (1/β) log Σ_{i≠j} exp(β e_i·e_j)
 
   while β rises from 2 to 2000: first all repel all, in the end only the closest pairs count.
-  Largest cosines found (seeds 0, 1, 2 alike) against the smallest possible ones: D = 2 regular
-  polygons, exact; D = 3, K = 6, 7, 8, 12, 24: 0.0000, 0.2103, 0.2613, 0.4472, 0.7232 against
-  0, 0.2101, 0.2612, 0.4472, 0.7231 (Tammes' problem); K = 16, D = 5: 0.2, K = 27, D = 6: 0.25, both
-  exact. D + 1 < K ≤ 2D reaches 0, Rankin's bound. A second for K = 100, minutes for K = 1000.
+  Largest cosines found, against the smallest possible: D = 2, regular polygons, exact; D = 3 and
+  K = 7, 8, 12, 24: 0.2103, 0.2613, 0.4472, 0.7232 against 0.2101, 0.2612, 0.4472, 0.7231 (Tammes'
+  problem); K = 16, D = 5: 0.2 and K = 27, D = 6: 0.25, both exact. A second for K = 100, minutes
+  for K = 1000.
+
+  Beware: features behind a ReLU are nowhere negative, and in a few dimensions such features may
+  not reach the rows of some classes.
 
   Rankin 1955, "The closest packing of spherical caps in n dimensions". As a classifier: Jiang
   et al. 2023, arXiv 2310.05351.
   """
   if num_classes <= dim + 1:
     return simplex(num_classes, dim, seed)
-  points = np.random.default_rng([seed, 0xF4A]).standard_normal((num_classes, dim))
+  rng = np.random.default_rng([seed, 0xF4A])
+  if num_classes <= 2 * dim:
+    return np.float32(_orthogonal_simplices(num_classes, dim, rng))
+  points = rng.standard_normal((num_classes, dim))
   points /= np.linalg.norm(points, axis=1, keepdims=True)
   for beta in np.geomspace(2, 2000, 4000):
     cosine = points @ points.T
@@ -60,3 +66,15 @@ def spread(num_classes: int, dim: int, seed: int) -> np.ndarray:
     points -= push / (beta * weight.sum(1).max())  # the curvature grows with beta
     points /= np.linalg.norm(points, axis=1, keepdims=True)
   return np.float32(points)
+
+
+def _orthogonal_simplices(num_classes: int, dim: int, rng) -> np.ndarray:
+  """K − D simplices of nearly equal size, D dimensions in all, turned at random: [K, D]."""
+  points = np.zeros((num_classes, dim))
+  start = 0
+  for classes in np.array_split(rng.permutation(num_classes), num_classes - dim):
+    end = start + len(classes) - 1
+    points[classes, start:end] = simplex(len(classes), len(classes) - 1, 0)
+    start = end
+  rotation, _ = np.linalg.qr(rng.standard_normal((dim, dim)))
+  return points @ rotation

@@ -77,8 +77,8 @@ def supervised_contrastive(*, temperature: float = 0.1, axis_name: str | None = 
 
   a runs over the other examples of the global batch (gathered over the device axis
   `axis_name`), P_i over those of them with i's label. An anchor without any, P_i = ∅, has no
-  contrastive loss, but counts in the mean. Here the features are contrasted as they are: no
-  projection head, and one view of each image.
+  contrastive loss, but counts in the mean. So the value depends on the size of the batch. Here
+  the features are contrasted as they are: no projection head, and one view of each image.
 
   The head must be `detached` (see FEATURE_LOSSES): it learns from cross-entropy, and the body
   from the contrast alone. Only the directions of the features collapse, so measure them on the

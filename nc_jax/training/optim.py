@@ -109,7 +109,7 @@ def adamw(schedule: Schedule, *, weight_decay: float) -> optax.GradientTransform
 def muon(
   schedule: Schedule, *, weight_decay: float, momentum: float = 0.95, nesterov: bool = True
 ) -> optax.GradientTransformation:
-  """Muon for matrices and convolution kernels, AdamW for all else (biases, norms, embeddings).
+  """Muon for the body's matrices and convolution kernels, AdamW for all else.
 
       M ← momentum · M + (1 − momentum) · ∇L                 M̂ its mean, free of the start's bias
       W ← W − rate · (0.2 √max(n, m) · orthogonalised(M̂) + weight_decay · W)
@@ -117,7 +117,7 @@ def muon(
   W is n x m: a kernel [h, w, n', m] counts as [h w n', m]. `orthogonalised` is five
   Newton-Schulz iterations. The factor 0.2 √max(n, m) gives updates the size of AdamW's, so that
   one rate and one (decoupled) weight decay serve both. `nesterov` looks a step ahead, in AdamW's
-  mean too.
+  mean too. AdamW's are the head, as Muon's author advises, biases, norms and embeddings.
 
   Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the factor: Liu et al. 2025,
   arXiv 2502.16982.
@@ -139,7 +139,8 @@ def _matrices(params):
     2: optax.contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=1),
     4: optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3),
   }
-  return jax.tree.map(lambda x: axes.get(x.ndim), params)
+  of = lambda path, x: None if path[0].key == "head" else axes.get(x.ndim)
+  return jax.tree.map_with_path(of, params)
 
 
 OPTIMISERS = {"sgd": sgd, "sam": sam, "adamw": adamw, "muon": muon}

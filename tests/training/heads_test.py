@@ -71,12 +71,13 @@ def test_the_simplex_is_an_equiangular_tight_frame(classes, dim):
   np.testing.assert_allclose(rows.sum(0), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["etf", "frame"])
-def test_the_seed_alone_turns_a_frame(name):
-  rows = lambda seed: heads.build(name, num_classes=5, seed=seed).classifier({}, 4)[0]
-  frames.simplex.cache_clear()
+@pytest.mark.parametrize("name, classes, dim", [("etf", 5, 4), ("frame", 5, 3), ("frame", 7, 3)])
+def test_the_seed_alone_turns_a_frame(name, classes, dim):
+  rows = lambda seed: heads.build(name, num_classes=classes, seed=seed).classifier({}, dim)[0]
+  clear = lambda: (frames.simplex.cache_clear(), frames.spread.cache_clear())
+  clear()
   first = rows(0)
-  frames.simplex.cache_clear()
+  clear()
   np.testing.assert_array_equal(first, rows(0))
   assert np.abs(first - rows(1)).max() > 0.1
 
@@ -87,10 +88,11 @@ def test_the_seed_alone_turns_a_frame(name):
     (4, 3, -1 / 3),  # the simplex
     (5, 2, np.cos(2 * np.pi / 5)),  # the regular pentagon
     (6, 3, 0.0),  # the octahedron
+    (9, 6, 0.0),  # Rankin's bound for D + 1 < K <= 2D
+    (100, 64, 0.0),
     (8, 3, 0.2612038749637415),  # the square antiprism; Schuette & van der Waerden 1951
     (12, 3, 1 / np.sqrt(5)),  # the icosahedron
     (16, 5, 0.2),  # the hemicube
-    (9, 6, 0.0),  # Rankin's bound for D + 1 < K <= 2D
   ],
 )
 def test_a_frame_is_as_spread_as_can_be(classes, dim, largest):

@@ -22,6 +22,7 @@ def params():
   return {
     "bias": rng.normal(size=5),
     "matrix": rng.normal(size=(4, 5)),
+    "head": rng.normal(size=(4, 5)),
     "conv": rng.normal(size=(3, 3, 2, 4)),
     "position": rng.normal(size=(1, 3, 2)),
   }
@@ -122,7 +123,7 @@ def orthogonalised(matrix):
   return x
 
 
-def test_muon_orthogonalises_matrices_and_kernels_and_leaves_the_rest_to_adamw():
+def test_muon_orthogonalises_the_body_s_matrices_and_leaves_the_rest_to_adamw():
   def muon(name, rows):
     theta = params()[name]
     shape, theta = theta.shape, theta.reshape(rows, -1)
@@ -138,6 +139,7 @@ def test_muon_orthogonalises_matrices_and_kernels_and_leaves_the_rest_to_adamw()
   expected = {
     "bias": adam("bias", nesterov=True),
     "matrix": muon("matrix", 4),
+    "head": adam("head", nesterov=True),
     "conv": muon("conv", 18),
     "position": adam("position", nesterov=True),
   }
