@@ -33,8 +33,9 @@ def host_slices(arrays: tuple, least: int):
   """Yields (arrays, skip): what lies in NumPy slice by slice, anything else in one piece.
 
   The device need not hold all of it, and the next slice is on its way while it works on the last,
-  if the caller waits for that one before it sends off the next. The slices are of equal size, for one program. Where they do not fit, the last one starts early, and
-  its first `skip` rows are those that the one before it has seen.
+  if the caller waits for that one before it sends off the next. The slices are of equal size, for
+  one program. Where they do not fit, the last one starts early, and its first `skip` rows are
+  those that the one before it has seen.
 
   Args:
     arrays: features [N, D], which decide, and what belongs to them: [N] each, or None.

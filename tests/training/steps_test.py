@@ -1,25 +1,48 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nc_jax.training import data, feeds, losses, models, optim, steps
+from nc_jax.training import optim, steps
+from nc_jax.training.models import PENULTIMATE
 
 SIZE, CLASSES = 96, 5
 
 
+class Network(nn.Module):
+  """Two linear layers with a batch norm between them."""
+
+  batch_norm: bool = True
+  axis_name: str | None = steps.AXIS
+
+  @nn.compact
+  def __call__(self, images, train):
+    x = nn.Dense(16)(images.reshape(len(images), -1))
+    if self.batch_norm:
+      axis_name = self.axis_name if train else None
+      x = nn.BatchNorm(not train, axis_name=axis_name, use_fast_variance=False)(x)
+    x = nn.relu(x)
+    return nn.Dense(CLASSES)(x), {PENULTIMATE: x}
+
+
+def loss(logits, labels, features):
+  """Cross-entropy plus a pull on the features, so that it matters which features come."""
+  log_p = jax.nn.log_softmax(logits)
+  return jnp.mean(features**2, axis=-1) - jnp.take_along_axis(log_p, labels[:, None], 1)[:, 0]
+
+
 @pytest.fixture(scope="module")
 def split():
+  """Images and labels."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (SIZE, 4, 4, 1), dtype=np.uint8)
-  return data.Split(images, rng.integers(0, CLASSES, SIZE).astype(np.int32))
+  return images, rng.integers(0, CLASSES, SIZE).astype(np.int32)
 
 
-def setup(batch_norm=True, schedule=0.1, weight_decay=0.01, axis_name=steps.AXIS):
-  model = models.MODELS["mlp"](
-    num_classes=CLASSES, width=16, depth=2, batch_norm=batch_norm, axis_name=axis_name
-  )
-  optimiser = optim.sgd(schedule, 0.9, weight_decay)
+def setup(batch_norm=True, optimiser="sgd", rate=0.1, axis_name=steps.AXIS):
+  model = Network(batch_norm, axis_name)
+  optimiser = optim.build(optimiser, lambda step: rate, weight_decay=0.01)
   apply = steps.make_apply(model, np.float32([2 / 255]), np.float32([-1]))
   return apply, optimiser, steps.init_state(model, optimiser, np.zeros((1, 4, 4, 1), np.uint8), 0)
 
@@ -39,31 +62,41 @@ def close(a, b, rtol=2e-5, atol=2e-6):
   )
 
 
-def test_four_devices_take_the_step_that_one_would_take(split):
-  """The reference is plain JAX: one device, the whole batch, PyTorch's SGD by hand."""
-  apply, optimiser, state = setup()
+@pytest.mark.parametrize("name", ["sgd", "sam"])
+def test_four_devices_take_the_step_that_one_would_take(split, name):
+  """The reference is plain JAX: one device, the whole batch, the optimiser by hand."""
+  images, labels = split
+  apply, optimiser, state = setup(optimiser=name)
   single, _, _ = setup(axis_name=None)
   params, stats = jax.device_get((state.params, state.batch_stats))
   velocity = jax.tree.map(np.zeros_like, params)
   index = index_of(6)
   expected = []
+
+  @jax.jit
+  def differentiate(params, stats, images, labels):
+    def objective(params):
+      (logits, taps), new = single(
+        {"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"]
+      )
+      return loss(logits, labels, taps[PENULTIMATE]).mean(), new["batch_stats"]
+
+    return jax.value_and_grad(objective, has_aux=True)(params)
+
   for ids in index.reshape(6, -1):
-
-    def objective(params, stats=stats, ids=ids):
-      (logits, _), new = single(
-        {"params": params, "batch_stats": stats}, split.images[ids], train=True,
-        mutable=["batch_stats"],
-      )  # fmt: skip
-      return losses.cross_entropy(logits, split.labels[ids]).mean(), new["batch_stats"]
-
-    (loss, stats), gradient = jax.value_and_grad(objective, has_aux=True)(params)
-    expected.append(float(loss))
+    (value, new_stats), gradient = differentiate(params, stats, images[ids], labels[ids])
+    expected.append(float(value))
+    if name == "sam":
+      norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradient)))
+      uphill = jax.tree.map(lambda p, g, norm=norm: p + 0.05 * g / norm, params, gradient)
+      _, gradient = differentiate(uphill, stats, images[ids], labels[ids])
+    stats = new_stats
     gradient = jax.tree.map(lambda g, p: g + 0.01 * p, gradient, params)
     velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, gradient)
     params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
 
-  train = steps.make_train(apply, losses.cross_entropy, optimiser, None)
-  state, sums = train(state, *feeds.Feed(split, resident=True)(index))
+  train = steps.make_train(apply, loss, optimiser, None)
+  state, sums = train(state, images, labels, index)
   assert int(state.step) == 6
   assert jax.local_device_count() == 4
   np.testing.assert_allclose(sums["loss"], expected, rtol=2e-5)
@@ -71,29 +104,33 @@ def test_four_devices_take_the_step_that_one_would_take(split):
   close(state.batch_stats, stats)
 
 
-def test_resident_and_streamed_examples_train_alike_bit_for_bit(split):
+def test_examples_train_alike_bit_for_bit_wherever_they_lie(split):
+  """On every device, or each on the device that needs it."""
+  images, labels = split
   index = index_of(5)
-  results = []
-  for resident in (True, False):
-    apply, optimiser, state = setup()
-    feed = feeds.Feed(split, resident)
-    train = steps.make_train(apply, losses.squared_error, optimiser, feed.axis)
-    results.append(jax.device_get(train(state, *feed(index))))
-  jax.tree.map(np.testing.assert_array_equal, *results)
+  apply, optimiser, state = setup()
+  everywhere = steps.make_train(apply, loss, optimiser, None)(state, images, labels, index)
+  everywhere = jax.device_get(everywhere)
+  _, _, state = setup()
+  ids = index.transpose(1, 0, 2).reshape(4, -1)
+  places = np.broadcast_to(np.arange(5 * 6, dtype=np.int32).reshape(5, 1, 6), index.shape)
+  train = steps.make_train(apply, loss, optimiser, 0)
+  apart = jax.device_get(train(state, images[ids], labels[ids], places))
+  jax.tree.map(np.testing.assert_array_equal, everywhere, apart)
 
 
 def test_one_call_of_many_steps_equals_many_calls_and_compiles_once(split):
   apply, optimiser, state = setup()
-  train = steps.make_train(apply, losses.cross_entropy, optimiser, None)
-  feed, index = feeds.Feed(split, resident=True), index_of(6)
-  whole, sums = jax.device_get(train(state, *feed(index)))
+  train = steps.make_train(apply, loss, optimiser, None)
+  index = index_of(6)
+  whole, sums = jax.device_get(train(state, *split, index))
   _, _, state = setup()
   traces = []
   count = lambda *args, **kwargs: traces.append(1) or apply(*args, **kwargs)
-  train = steps.make_train(count, losses.cross_entropy, optimiser, None)
+  train = steps.make_train(count, loss, optimiser, None)
   parts = []
   for part in np.split(index, 3):
-    state, some = train(state, *feed(part))
+    state, some = train(state, *split, part)
     parts.append(jax.device_get(some))
   assert len(traces) == 1
   close(jax.device_get(state), whole, rtol=1e-6, atol=1e-7)
@@ -101,43 +138,58 @@ def test_one_call_of_many_steps_equals_many_calls_and_compiles_once(split):
 
 
 def test_the_error_is_the_share_of_wrong_decisions(split):
-  apply, optimiser, state = setup(batch_norm=False, schedule=0.0)
-  logits, taps = apply(jax.device_get(state.variables), split.images, train=False)
-  wrong = np.argmax(logits, -1) != split.labels
+  images, labels = split
+  apply, optimiser, state = setup(batch_norm=False, rate=0.0)
+  logits, _ = apply(jax.device_get(state.variables), images, train=False)
+  wrong = np.argmax(logits, -1) != labels
   index = np.arange(SIZE, dtype=np.int32).reshape(2, 4, 12)
-  train = steps.make_train(apply, losses.cross_entropy, optimiser, None)
-  _, sums = train(state, *feeds.Feed(split, resident=True)(index))
+  train = steps.make_train(apply, loss, optimiser, None)
+  _, sums = train(state, images, labels, index)
   np.testing.assert_allclose(sums["error"], wrong.reshape(2, -1).mean(1), rtol=1e-6)
 
 
-def test_piecewise_schedule_decays_at_shares_of_the_whole():
-  rate = optim.piecewise(0.1, 300, (1 / 3, 2 / 3), 0.1)
-  at = [float(rate(step)) for step in (0, 99, 101, 199, 201, 299)]
-  np.testing.assert_allclose(at, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+def test_augmented_images_are_what_the_network_sees(split):
+  """The reference trains on images that were augmented beforehand, keys and all."""
+  images, labels = split
+
+  def augment(images, keys):
+    brightness = jax.random.key_data(keys)[:, 0] % 100
+    return images // 2 + brightness[:, None, None, None].astype(np.uint8)
+
+  index = index_of(3)
+  key_of = lambda step, slot: jax.random.fold_in(jax.random.fold_in(jax.random.key(7), step), slot)
+  keys = jax.vmap(lambda t: jax.vmap(lambda s: key_of(t, s))(jnp.arange(24)))(jnp.arange(3))
+  before = np.asarray(augment(images[index.ravel()], keys.ravel()))
+
+  apply, optimiser, state = setup()
+  train = steps.make_train(apply, loss, optimiser, None, augment, seed=7)
+  state, sums = jax.device_get(train(state, images, labels, index))
+  _, _, expected = setup()
+  train = steps.make_train(apply, loss, optimiser, None)
+  whole = np.arange(72, dtype=np.int32).reshape(index.shape)
+  expected, reference = jax.device_get(train(expected, before, labels[index.ravel()], whole))
+  np.testing.assert_allclose(sums["loss"], reference["loss"], rtol=1e-6)
+  close(state.params, expected.params, rtol=1e-6)
 
 
-def test_losses_are_their_formulas():
-  rng = np.random.default_rng(0)
-  logits, labels = rng.normal(size=(7, 4)), rng.integers(0, 4, 7)
-  p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-  np.testing.assert_allclose(
-    losses.cross_entropy(jnp.float32(logits), labels), -np.log(p[np.arange(7), labels]), rtol=1e-5
-  )
-  np.testing.assert_allclose(
-    losses.squared_error(jnp.float32(logits), labels),
-    ((logits - np.eye(4)[labels]) ** 2).mean(1),
-    rtol=1e-5,
-  )
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_an_example_s_key_does_not_depend_on_the_number_of_devices(devices):
+  keys = jax.pmap(
+    lambda step: jax.random.key_data(steps.example_keys(3, step, 8 // devices)),
+    axis_name=steps.AXIS,
+  )(np.full(devices, 11))
+  key = jax.random.fold_in(jax.random.key(3), 11)
+  expected = [jax.random.key_data(jax.random.fold_in(key, slot)) for slot in range(8)]
+  np.testing.assert_array_equal(keys.reshape(8, 2), expected)
 
 
-def test_the_mlp_taps_every_hidden_layer_and_initialises_after_he():
-  model = models.MODELS["mlp"](num_classes=10, width=400, depth=3)
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 20, 20, 1)), train=False)
-  (logits, taps) = model.apply(variables, jnp.ones((2, 20, 20, 1)), train=False)
-  assert list(taps) == ["layer1", "layer2", "penultimate"]
-  assert logits.shape == (2, 10) and all(tap.shape == (2, 400) for tap in taps.values())
-  head = variables["params"]["head"]
-  np.testing.assert_allclose(logits, taps["penultimate"] @ head["kernel"] + head["bias"], rtol=1e-5)
-  for name in ("linear1", "linear2", "linear3"):
-    kernel = variables["params"][name]["kernel"]
-    assert float(kernel.std()) == pytest.approx(np.sqrt(2 / kernel.shape[0]), rel=0.02)
+def test_the_network_sees_scaled_images_in_its_dtype():
+  class Echo:
+    def apply(self, variables, images, train):
+      return images
+
+  images = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+  scale, shift = np.float32([0.5, 1, 2]), np.float32([-1, 0, 1])
+  seen = steps.make_apply(Echo(), scale, shift, jnp.bfloat16)({}, images, train=False)
+  assert seen.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(np.float32(seen), np.float32(images) * scale + shift)
