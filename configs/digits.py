@@ -13,7 +13,6 @@ Variants (`--config=configs/digits.py:plain`):
 """
 
 import ml_collections
-from ml_collections import config_dict
 
 VARIANTS = ("base", "squared_error", "plain")
 
@@ -27,17 +26,14 @@ def get_config(variant: str = "base") -> ml_collections.ConfigDict:
 
   config.data = data = ml_collections.ConfigDict()
   data.name = "digits"
-  data.dir = config_dict.placeholder(str)
   data.train_size = 1500
   data.test_size = 1500
   data.batch_size = 64
-  data.device_budget_mib = 1024.0
 
   config.model = model = ml_collections.ConfigDict()
   model.name = "mlp"
   model.width = 128
   model.depth = 4
-  model.batch_norm = True
 
   config.loss = loss = ml_collections.ConfigDict()
   loss.name = "cross_entropy"
@@ -45,16 +41,11 @@ def get_config(variant: str = "base") -> ml_collections.ConfigDict:
   config.optim = optim = ml_collections.ConfigDict()
   optim.name = "sgd"
   optim.peak_lr = 0.05
-  optim.momentum = 0.9
   optim.weight_decay = 5e-3
   optim.total_epochs = 300
-  optim.decay_at = (1 / 3, 2 / 3)
-  optim.decay_factor = 0.1
   optim.steps_per_call = 100
 
   config.observe = observe = ml_collections.ConfigDict()
-  observe.epochs = config_dict.placeholder(tuple)  # log-spaced
-  observe.layers = config_dict.placeholder(tuple)  # all
   observe.batch_size = 250
   observe.max_scatter_dim = 4096
   observe.max_rank_dim = 1024

@@ -1,10 +1,12 @@
 """The command line: flags and a config file in, a checked request out."""
 
+import importlib.util
 import pathlib
 import re
 import textwrap
 from typing import NamedTuple
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -32,7 +34,7 @@ def parse(argv: list[str]) -> Request:
       raise UserError(f"--workdir={workdir} holds no run to observe.")
   if not source:
     raise UserError("--config=FILE is missing, such as --config=configs/digits.py. See --help.")
-  path = source if pathlib.Path(source).exists() else source.partition(":")[0]
+  path = source if pathlib.Path(source).exists() else source.rsplit(":", 1)[0]
   if not pathlib.Path(path).is_file():
     raise UserError(f"--config={source}: there is no file {path}.")
   for arg in rest:
@@ -42,26 +44,33 @@ def parse(argv: list[str]) -> Request:
   values = flags.FlagValues()
   flags.DEFINE_string("workdir", None, "", flag_values=values)
   flags.DEFINE_bool("observe_only", False, "", flag_values=values)
-  options = {"flag_values": values, "lock_config": True}
-  if path.endswith(".json"):
-    saved = settings.from_json(path)
-    argv = [argv[0], *rest]
-    holder = config_flags.DEFINE_config_dict("config", saved, sys_argv=argv, **options)
-  else:
-    argv = [argv[0], f"--config={source}", *rest]  # overrides must come after the file
-    holder = config_flags.DEFINE_config_file("config", sys_argv=argv, **options)
+  config = settings.from_json(path) if path.endswith(".json") else load_config(source)
+  argv = [argv[0], *rest]
+  holder = config_flags.DEFINE_config_dict(
+    "config", config, sys_argv=argv, flag_values=values, lock_config=True
+  )
   try:
     extra = values(argv)[1:]
-    config = holder.value
   except flags.IllegalFlagValueError as error:
     raise UserError(_explain(str(error))) from error
   except flags.Error as error:
     raise UserError(str(error)) from error
-  except Exception as error:  # whatever the config file raises
-    raise UserError(f"--config={source}: {type(error).__name__}: {error}") from error
   if extra:
     raise UserError(f"{extra[0]!r} is not understood; settings are written --config.KEY=VALUE.")
-  return Request(pathlib.Path(workdir), settings.resolve(config), values.observe_only)
+  return Request(pathlib.Path(workdir), settings.resolve(holder.value), values.observe_only)
+
+
+def load_config(source: str) -> ml_collections.ConfigDict:
+  """What FILE[:VARIANT] says, complete. Raises UserError for whatever the file raises."""
+  path, variant = (source, "") if pathlib.Path(source).exists() else source.rsplit(":", 1)
+  spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(*filter(None, [variant]))
+  except Exception as error:
+    raise UserError(f"--config={source}: {type(error).__name__}: {error}") from error
+  return settings.complete(config)
 
 
 def _take(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -83,8 +92,7 @@ def _explain(message: str) -> str:
     return (
       f"config.{refused[1]} = {refused[2]}, but must be {settings.SETTINGS[refused[1]].allowed}."
     )
-  # An error of the config file comes with its traceback; the last line says what it was.
-  return f"{message.split(':')[0]}: {message.strip().splitlines()[-1]}"
+  return message.strip().splitlines()[-1]
 
 
 def describe_settings() -> str:

@@ -1,10 +1,11 @@
 """What a run shows while it runs: a progress bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import datetime
 import time
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 # Without a terminal, a line is due when training passes one of these epochs, the last epoch ...
@@ -82,6 +83,16 @@ class Console:
       self._told = step // self._steps_per_epoch
       s = self._status
       self.say(f"epoch {epoch}  {_numbers(s)}  {s['speed']} steps/s  {s['left']} left")
+
+
+@contextlib.contextmanager
+def reading():
+  """Yields `progress(done, total)`, which shows a bar on a terminal while examples are read."""
+  screen = RichConsole(stderr=True)
+  columns = (TextColumn("reading examples"), BarColumn(bar_width=None), TimeRemainingColumn())
+  with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as bar:
+    task = bar.add_task("", total=None)
+    yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class _Bar(Progress):

@@ -13,7 +13,8 @@ usage: python -m nc_jax.main --config=FILE[:VARIANT] --workdir=DIR [--config.KEY
 In the workdir:
   config.json       the resolved config            checkpoints/   the latest states (Orbax)
   metrics.csv       every number of every epoch    tensorboard/   the same, as event files
-  class_means.npz   geometry of the last epoch     *.png          figures
+  examples.npz      which examples, which labels   *.png          figures
+  class_means.npz   geometry of the last epoch
   verdict.txt, verdict.json                        the paper's first claim, with numbers
 
 Exit status: 0 done, 1 the run failed, 2 the request was wrong; 128 + n when stopped by signal n.
@@ -70,9 +71,11 @@ def run(argv: list[str]) -> int:
     print(f"{request.workdir} is finished; nothing was changed.")
     return 0
   steady_virtual_devices()
+  from nc_jax.console import reading
   from nc_jax.training import loop
 
-  experiment = loop.build(request.config)
+  with reading() as progress:
+    experiment = loop.build(request.config, progress)
   if request.observe_only:
     return observe_again(experiment, request.workdir)
 

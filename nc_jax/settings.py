@@ -6,7 +6,7 @@ The one table of settings. The checks, `--help` and the README are made from it.
 import difflib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -14,9 +14,10 @@ from ml_collections import config_dict
 
 from nc_jax.errors import UserError
 from nc_jax.training.data import SOURCES
+from nc_jax.training.heads import HEADS
 from nc_jax.training.losses import LOSSES
-from nc_jax.training.models import MODELS
-from nc_jax.training.optim import OPTIMISERS
+from nc_jax.training.models import MODELS, PRECISIONS, STEMS, TAP_POOLINGS
+from nc_jax.training.optim import OPTIMISERS, SCHEDULES
 
 
 class Setting(NamedTuple):
@@ -41,9 +42,18 @@ def _real(allowed: str, accepts: Callable[[float], bool], meaning: str, **option
   )
 
 
-def _name(known: dict, meaning: str) -> Setting:
+def _name(known: Iterable[str], meaning: str, **options) -> Setting:
   names = tuple(known)
-  return Setting(str, f"one of {', '.join(names)}", lambda x: x in names, meaning, names=names)
+  allowed = f"one of {', '.join(names)}"
+  return Setting(str, allowed, lambda x: x in names, meaning, names=names, **options)
+
+
+def _switch(meaning: str, **options) -> Setting:
+  return Setting(bool, "True or False", lambda x: True, meaning, **options)
+
+
+def _tuple(allowed: str, accepts: Callable[[tuple], bool], meaning: str, **options) -> Setting:
+  return Setting(tuple, allowed, accepts, meaning, **options)
 
 
 def _text(allowed: str, meaning: str, **options) -> Setting:
@@ -55,40 +65,115 @@ def _increasing(values, kind: type, low, high) -> bool:
   return numbers and all(low < x < high for x in values) and list(values) == sorted(set(values))
 
 
+_POSITIVE = ("> 0", lambda x: x > 0)
+_NOT_NEGATIVE = (">= 0", lambda x: x >= 0)
+_labels = lambda x: all(isinstance(y, int | str) and not isinstance(y, bool) for y in x) and x
+
+# An optional key may be left out of a config: it is then None.
 SETTINGS: dict[str, Setting] = {
   "seed": _whole(0, "orders the examples, draws the data and the initial weights", 2**32 - 1),
+  # What is learned.
   "data.name": _name(SOURCES, "data set"),
-  "data.dir": _text("a folder", "where prepared TFDS data lie; None: $TFDS_DATA_DIR or "
-                    "~/tensorflow_datasets", optional=True, harmless=True),
-  "data.train_size": _whole(1, "train examples; None: all (digits: 1500)", optional=True),
-  "data.test_size": _whole(1, "test examples; None: all (digits: 1500)", optional=True),
+  "data.dir": _text("a path", "the TFDS folder (None: $TFDS_DATA_DIR or ~/tensorflow_datasets), "
+                    "the image folder, or the .npz file", optional=True, harmless=True),
+  "data.image_size": _whole(1, "images of TFDS and of folders are resized to so many pixels and "
+                            "cropped to a square; None: as they are", optional=True),
+  "data.train_size": _whole(1, "train examples, as many of each class; None: all (of sources that "
+                            "draw them: 1500)", optional=True),
+  "data.test_size": _whole(1, "test examples, likewise", optional=True),
+  "data.balance": _switch("cut the train set to equal class sizes; None: no", optional=True),
+  "data.held_out": _tuple("labels or names of classes", _labels, "classes taken out of both splits",
+                          optional=True),
+  "data.imbalance": _name(("step", "exponential"), "class sizes of the train set; None: as they "
+                          "are", optional=True),
+  "data.imbalance_ratio": _real(">= 1", lambda x: x >= 1, "largest class over smallest",
+                                optional=True),
+  "data.label_map": _tuple("one of animals_vehicles, superclasses, parity, halves, groups_of_N, or "
+                           "a coarse label for each class", _labels, "classes to merge",
+                           optional=True),
+  "data.noise_rate": _real("in [0, 1)", lambda x: 0 <= x < 1, "share of train labels corrupted; "
+                           "None: 0", optional=True),
+  "data.noise_kind": _name(("symmetric", "pairwise"), "how they are corrupted; None: symmetric",
+                           optional=True),
+  "data.classes": _whole(2, "of gaussian_mixture; None: 10", optional=True),
+  "data.dim": _whole(1, "of gaussian_mixture, >= classes - 1; None: 32", optional=True),
+  "data.separation": _real(*_POSITIVE, "of gaussian_mixture: distance of class means, within-class "
+                           "std 1; None: 4", optional=True),
+  "data.super_classes": _whole(1, "of gaussian_mixture: groups of classes; None: 1", optional=True),
+  "data.super_separation": _real(*_NOT_NEGATIVE, "of gaussian_mixture: distance of their centres; "
+                                 "None: 12", optional=True),
+  "data.augment": _switch("random crops and flips in training; None: no, as in the paper",
+                          optional=True),
+  "data.augment_padding": _name(("reflect", "zero"), "what lies beyond an image; None: reflect",
+                                optional=True),
+  # How it reaches the devices.
   "data.batch_size": _whole(1, "examples per step over all devices together"),
-  "data.device_budget_mib": _real(">= 0", lambda x: x >= 0, "a data set up to this size, in MiB, "
-                                  "lives on every device; a larger one is fed from the host",
-                                  harmless=True),
+  "data.device_budget_mib": _real(*_NOT_NEGATIVE, "a data set up to this size, in MiB, lives on "
+                                  "every device; a larger one is fed from the host; None: 1024",
+                                  harmless=True, optional=True),
+  "data.memory_budget_mib": _real(*_NOT_NEGATIVE, "one up to this size, in MiB, is held in the "
+                                  "host's memory; a larger one is streamed from disk, its mean and "
+                                  "deviation those of 1,024 images; None: 4096", optional=True),
+  "data.read_threads": _whole(0, "threads that read a streamed set; None: 16", optional=True,
+                              harmless=True),
+  "data.cache_dir": _text("a folder", "where decoded images are kept for the next run; None: "
+                          "nowhere", optional=True, harmless=True),
+  # What learns it.
   "model.name": _name(MODELS, "network"),
-  "model.width": _whole(1, "units of a hidden layer"),
-  "model.depth": _whole(1, "hidden layers"),
-  "model.batch_norm": Setting(bool, "True or False", lambda x: True, "batch norm in each layer"),
+  "model.width": _whole(1, "units or channels; None: as published", optional=True),
+  "model.depth": _whole(1, "hidden layers or blocks (mlp, deep_linear, convnet, vit); None: the "
+                        "network's own", optional=True),
+  "model.batch_norm": _switch("batch norm in each layer (mlp, convnet); None: yes", optional=True),
+  "model.stem": _name(STEMS, "first layers (resnet, vgg, densenet, vit); None: small below 64 "
+                      "pixels", optional=True),
+  "model.precision": _name(PRECISIONS, "of convolutions and products; parameters and statistics "
+                           "are float32; None: float32", optional=True),
+  "head.name": _name(HEADS, "from features to logits; None: linear", optional=True),
+  "head.bias": _switch("of linear: learn a bias; None: yes", optional=True),
+  "head.normalise": _switch("features on the sphere; None: no (cosine: always)", optional=True),
+  "head.temperature": _real(*_POSITIVE, "of cosine: divides the cosines; None: 0.2", optional=True),
+  "head.scale": _real(*_POSITIVE, "of etf and frame: length of each row; None: 1", optional=True),
+  "head.seed": _whole(0, "of etf and frame: turns it; None: 0", optional=True),
+  # How.
   "loss.name": _name(LOSSES, "training loss"),
+  "loss.smoothing": _real("in [0, 1)", lambda x: 0 <= x < 1, "of label_smoothing: weight of the "
+                          "uniform target; None: 0.1", optional=True),
+  "loss.gamma": _real(*_NOT_NEGATIVE, "of focal: the exponent (None: 2); of vs: that of n_k / max n"
+                      " (None: 0.15)", optional=True),
+  "loss.tau": _real(*_NOT_NEGATIVE, "of logit_adjusted (None: 1) and vs (None: 1.25): weight of "
+                    "the log class share", optional=True),
+  "loss.k": _real(*_POSITIVE, "of rescaled_squared_error: weight of the true class; None: 1",
+                  optional=True),
+  "loss.M": _real(*_POSITIVE, "of rescaled_squared_error: its target; None: 15", optional=True),
+  "loss.temperature": _real(*_POSITIVE, "of supervised_contrastive: divides the cosines; None: 0.1",
+                            optional=True),
   "optim.name": _name(OPTIMISERS, "optimiser"),
-  "optim.peak_lr": _real("> 0", lambda x: x > 0, "learning rate before the first decay"),
-  "optim.momentum": _real("in [0, 1)", lambda x: 0 <= x < 1, "momentum (heavy ball)"),
-  "optim.weight_decay": _real(">= 0", lambda x: x >= 0, "weight decay, on all parameters"),
+  "optim.peak_lr": _real(*_POSITIVE, "learning rate before the first decay"),
+  "optim.momentum": _real("in [0, 1)", lambda x: 0 <= x < 1, "of sgd and sam (None: 0.9) and muon "
+                          "(None: 0.95)", optional=True),
+  "optim.nesterov": _switch("Nesterov's momentum; None: no (muon: yes)", optional=True),
+  "optim.rho": _real(*_POSITIVE, "of sam: the radius; None: 0.05", optional=True),
+  "optim.weight_decay": _real(*_NOT_NEGATIVE, "weight decay, on all parameters; within the momentum"
+                              " (sgd, sam) or apart from it (adamw, muon)"),
   "optim.total_epochs": _whole(1, "epochs; the schedule and the observed epochs scale with it"),
-  "optim.decay_at": Setting(tuple, "increasing shares in (0, 1)",
-                            lambda x: _increasing(x, float, 0, 1),
-                            "shares of the training after which the rate is multiplied"),
-  "optim.decay_factor": _real("in (0, 1]", lambda x: 0 < x <= 1, "what the rate is multiplied by"),
+  "optim.schedule": _name(SCHEDULES, "of the learning rate; None: step", optional=True),
+  "optim.decay_at": _tuple("increasing shares in (0, 1)", lambda x: _increasing(x, float, 0, 1),
+                           "of step: shares of the training after which the rate is multiplied; "
+                           "None: 1/3, 2/3", optional=True),
+  "optim.decay_factor": _real("in (0, 1]", lambda x: 0 < x <= 1, "of step: by this; None: 0.1",
+                              optional=True),
+  "optim.warmup_epochs": _real(*_NOT_NEGATIVE, "epochs of linear warm-up; None: 0", optional=True),
   "optim.steps_per_call": _whole(1, "most steps of one compiled call", harmless=True),
-  "observe.epochs": Setting(tuple, "increasing whole numbers >= 0",
-                            lambda x: _increasing(x, int, -1, float("inf")),
-                            "epochs to observe, besides the first and the last; None: log-spaced",
-                            optional=True),
-  "observe.layers": Setting(tuple, "names of tapped layers",
-                            lambda x: all(isinstance(name, str) and name for name in x),
-                            "layers to measure, besides the penultimate; None: all",
-                            optional=True),
+  # What is seen of it.
+  "observe.epochs": _tuple("increasing whole numbers >= 0",
+                           lambda x: _increasing(x, int, -1, float("inf")),
+                           "epochs to observe, besides the first and the last; None: log-spaced",
+                           optional=True),
+  "observe.layers": _tuple("names of tapped layers",
+                           lambda x: all(isinstance(name, str) and name for name in x),
+                           "layers to measure, besides the penultimate; None: all", optional=True),
+  "observe.pooling": _name(TAP_POOLINGS, "what becomes of maps and tokens; None: average",
+                           optional=True),
   "observe.batch_size": _whole(1, "examples per step and device while observing"),
   "observe.max_scatter_dim": _whole(0, "wider layers are measured without a [D, D] scatter: no "
                                     "nc1/vci and no ranks"),
@@ -97,6 +182,9 @@ SETTINGS: dict[str, Setting] = {
   "checkpoint.max_to_keep": _whole(1, "checkpoints to keep, the latest; None: all", optional=True,
                                    harmless=True),
 }  # fmt: skip
+
+# Tuples of names, which a command line writes as one string: a,b
+_NAMES = ("observe.layers", "data.label_map", "data.held_out")
 
 
 def flatten(config) -> dict[str, Any]:
@@ -130,10 +218,10 @@ def resolve(config) -> ml_collections.FrozenConfigDict:
   flat = flatten(config)
   for key in flat:
     check_key(key)
-  for key in SETTINGS:
-    if key not in flat:
-      raise UserError(f"config.{key} is missing: {SETTINGS[key].meaning}.")
-  nested = _nest({key: _checked(key, value) for key, value in flat.items()})
+  for key, setting in SETTINGS.items():
+    if key not in flat and not setting.optional:
+      raise UserError(f"config.{key} is missing: {setting.meaning}.")
+  nested = _nest({key: _checked(key, flat.get(key)) for key in SETTINGS})
   return ml_collections.FrozenConfigDict(nested)
 
 
@@ -145,8 +233,8 @@ def _checked(key: str, value):
     value = float(value)
   if setting.kind is tuple and isinstance(value, list):
     value = tuple(value)
-  if key == "observe.layers" and isinstance(value, tuple) and len(value) == 1:
-    value = tuple(value[0].split(","))  # `--config.observe.layers=a,b` arrives as one string
+  if key in _NAMES and isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str):
+    value = tuple(value[0].split(","))
   right_type = isinstance(value, setting.kind) and (
     setting.kind is bool or not isinstance(value, bool)
   )
@@ -160,6 +248,21 @@ def _checked(key: str, value):
 def _nearest(word: str, known) -> str:
   match = difflib.get_close_matches(word, known, n=1)
   return f". Did you mean {match[0]}?" if match else "."
+
+
+def complete(config) -> ml_collections.ConfigDict:
+  """The config with every optional key that it leaves out, ready for overrides.
+
+  Such a key, and one that is None, becomes a placeholder: a None that knows which type may take
+  its place.
+  """
+  flat = flatten(config)
+  for key in flat:
+    check_key(key)
+  for key, setting in SETTINGS.items():
+    if setting.optional and flat.get(key) is None:
+      flat[key] = config_dict.placeholder(setting.kind)
+  return ml_collections.ConfigDict(_nest(flat))
 
 
 # --- A config on disk ---------------------------------------------------------------------------
@@ -177,11 +280,9 @@ def from_json(path: str | pathlib.Path) -> ml_collections.ConfigDict:
     raise UserError(f"{path} is not a readable config: {error}") from error
   for key, value in flat.items():
     check_key(key)
-    if value is None:  # a placeholder is a None that knows which type may take its place
-      flat[key] = config_dict.placeholder(SETTINGS[key].kind)
-    elif isinstance(value, list):
+    if isinstance(value, list):
       flat[key] = tuple(value)
-  return ml_collections.ConfigDict(_nest(flat))
+  return complete(ml_collections.ConfigDict(_nest(flat)))
 
 
 def differences(old, new) -> list[str]:

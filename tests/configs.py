@@ -1,6 +1,5 @@
 """Config files for tests: loaded as the command line loads them, or made tiny."""
 
-import importlib.util
 import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -20,10 +19,10 @@ TINY = {
 
 def load(name: str, variant: str | None = None):
   """The config of configs/NAME.py."""
-  spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(*([variant] if variant else []))
+  from nc_jax.command_line import load_config
+
+  path = ROOT / "configs" / f"{name}.py"
+  return load_config(f"{path}:{variant}" if variant else str(path))
 
 
 def tiny(**overrides):

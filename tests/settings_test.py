@@ -28,8 +28,8 @@ def test_every_setting_is_in_the_default_config_and_no_other():
 @pytest.mark.parametrize(
   ("key", "value", "words"),
   [
-    ("model__width", -3, "config.model.width = -3, but must be a whole number >= 1."),
-    ("model__width", 1.5, "config.model.width = 1.5, but must be a whole number >= 1."),
+    ("model__width", -3, "config.model.width = -3, but must be a whole number >= 1 or"),
+    ("model__width", 1.5, "config.model.width = 1.5, but must be a whole number >= 1 or"),
     ("model__width", True, "must be a whole number"),
     ("model__batch_norm", 1, "must be True or False"),
     ("optim__peak_lr", 0, "must be a number > 0"),

@@ -1,5 +1,8 @@
 """How examples reach the compiled programs."""
 
+import copy
+import dataclasses
+
 import numpy as np
 
 from nc_jax.training.data import Split
@@ -21,6 +24,14 @@ class Feed:
     self.split = split
     self.axis = None if resident else 0
     self._placed = replicate((split.images, split.labels)) if resident else None
+
+  def relabelled(self, labels: np.ndarray) -> "Feed":
+    """The same images, where they lie, under other labels [N]."""
+    other = copy.copy(self)
+    other.split = dataclasses.replace(self.split, labels=labels)
+    if self._placed is not None:
+      other._placed = (self._placed[0], replicate(labels))
+    return other
 
   def __call__(self, index: np.ndarray):
     """`index` [T, L, B] of example ids -> (images, labels, index) to pass on."""

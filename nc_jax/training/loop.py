@@ -1,6 +1,7 @@
 """The order of things: build, restore, then train, observe and save until the last epoch."""
 
 import contextlib
+import functools
 import math
 import pathlib
 import signal
@@ -8,18 +9,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from nc_jax.console import Console
 from nc_jax.errors import RunError, UserError
 from nc_jax.files import replacing
+from nc_jax.training import heads, losses, models, optim
 from nc_jax.training.checkpoints import Checkpoints
 from nc_jax.training.data import Dataset, epoch_order, load
+from nc_jax.training.data.augment import augment
 from nc_jax.training.feeds import Feed
-from nc_jax.training.losses import LOSSES
-from nc_jax.training.models import LOGITS, MODELS, PENULTIMATE
+from nc_jax.training.models import LOGITS, PENULTIMATE
 from nc_jax.training.observe import Observation, Observer
-from nc_jax.training.optim import OPTIMISERS, piecewise
 from nc_jax.training.steps import AXIS, TrainState, init_state, make_apply, make_train
 from nc_jax.writers import MetricsWriter
 
@@ -48,19 +51,20 @@ class Stopped(Exception):
     )
 
 
-def build(config) -> Experiment:
+def build(config, progress: Callable[[int, int], None] | None = None) -> Experiment:
   """Builds an experiment from a resolved config.
+
+  Args:
+    config: see `settings.resolve`.
+    progress: called with (done, total) examples while data are read.
 
   Raises UserError for what only data, network and devices together can tell.
   """
-  data, optim, observe = config.data, config.optim, config.observe
-  dataset = load(
-    data.name,
-    seed=config.seed,
-    dir=data.dir,
-    train_size=data.train_size,
-    test_size=data.test_size,
-  )
+  data, observe = config.data, config.observe
+  settings = data.to_dict()
+  for key in ("batch_size", "device_budget_mib", "augment", "augment_padding"):
+    del settings[key]
+  dataset = load(settings.pop("name"), seed=config.seed, progress=progress, **settings)
   size, devices = len(dataset.train), jax.device_count()
   if data.batch_size > size:
     raise UserError(
@@ -70,26 +74,27 @@ def build(config) -> Experiment:
     raise UserError(
       f"config.data.batch_size = {data.batch_size} does not divide over {devices} devices."
     )
-  observe_epochs = epochs_to_observe(observe.epochs, optim.total_epochs)
+  observe_epochs = epochs_to_observe(observe.epochs, config.optim.total_epochs)
   steps_per_epoch = size // data.batch_size
 
-  options = config.model.to_dict()
-  model = MODELS[options.pop("name")](num_classes=dataset.num_classes, axis_name=AXIS, **options)
-  options = optim.to_dict()
-  schedule = piecewise(
-    optim.peak_lr, optim.total_epochs * steps_per_epoch, optim.decay_at, optim.decay_factor
-  )
-  optimiser = OPTIMISERS[optim.name](schedule, optim.momentum, optim.weight_decay)
-  loss = LOSSES[config.loss.name]
-  apply = make_apply(model, dataset.scale, dataset.shift)
-
+  model, loss = build_network(config, dataset), build_loss(config, dataset)
+  optimiser = build_optimiser(config.optim, steps_per_epoch)
+  dtype = jnp.dtype(config.model.precision or "float32")
+  apply = make_apply(model, dataset.scale, dataset.shift, dtype)
   state = init_state(model, optimiser, dataset.train.images, config.seed)
-  resident = dataset.fits(data.device_budget_mib)
+  resident = dataset.fits(1024 if data.device_budget_mib is None else data.device_budget_mib)
   feeds = {name: Feed(getattr(dataset, name), resident) for name in ("train", "test")}
+  program = make_train(
+    apply, loss, optimiser, feeds["train"].axis, augmentation(data), seed=config.seed
+  )
+  observed = dict(feeds)
+  if dataset.train.labels is not dataset.train.clean:
+    observed["train_clean"] = feeds["train"].relabelled(dataset.train.clean)
   observer = Observer(
     apply,
+    model.classifier,
     loss,
-    feeds,
+    observed,
     state,
     dataset.num_classes,
     observe.batch_size,
@@ -97,10 +102,61 @@ def build(config) -> Experiment:
     observe.max_scatter_dim,
     observe.max_rank_dim,
   )
-  program = make_train(apply, loss, optimiser, feeds["train"].axis)
   return Experiment(
     config, dataset, state, feeds, program, observer, observe_epochs, steps_per_epoch
   )
+
+
+def build_network(config, dataset: Dataset) -> models.Network:
+  """Body and head. Raises UserError where the two, or the images, do not go together."""
+  options = config.model.to_dict()
+  dtype = options.pop("precision") or "float32"
+  shape = dataset.train.images.shape[1:]
+  body = models.build(**options, dtype=dtype, axis_name=AXIS, image_shape=shape)
+  options = config.head.to_dict()
+  head = heads.build(
+    options.pop("name") or "linear",
+    num_classes=dataset.num_classes,
+    detached=config.loss.name in losses.FEATURE_LOSSES,
+    **options,
+  )
+  return models.Network(body, head, config.observe.pooling or "average")
+
+
+def build_loss(config, dataset: Dataset) -> losses.Loss:
+  counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+  return losses.build(**config.loss.to_dict(), class_counts=counts, axis_name=AXIS)
+
+
+def build_optimiser(settings, steps_per_epoch: int) -> optax.GradientTransformation:
+  """The optimiser with its schedule, from config.optim."""
+  schedule = optim.build_schedule(
+    settings.schedule or "step",
+    peak=settings.peak_lr,
+    total_steps=settings.total_epochs * steps_per_epoch,
+    warmup_steps=round((settings.warmup_epochs or 0) * steps_per_epoch),
+    decay_at=settings.decay_at,
+    decay_factor=settings.decay_factor,
+  )
+  return optim.build(
+    settings.name,
+    schedule,
+    weight_decay=settings.weight_decay,
+    momentum=settings.momentum,
+    nesterov=settings.nesterov,
+    rho=settings.rho,
+  )
+
+
+def augmentation(settings) -> Callable | None:
+  """The augmentation that config.data asks for: (images, keys) -> images, or None."""
+  if settings.augment:
+    return functools.partial(augment, padding=settings.augment_padding or "reflect")
+  if settings.augment_padding is not None:
+    raise UserError(
+      f"config.data.augment_padding = {settings.augment_padding!r}, but config.data.augment is off."
+    )
+  return None
 
 
 def epochs_to_observe(epochs: tuple[int, ...] | None, total: int) -> tuple[int, ...]:
@@ -122,7 +178,8 @@ def epochs_to_observe(epochs: tuple[int, ...] | None, total: int) -> tuple[int, 
 def train(experiment: Experiment, workdir: pathlib.Path, console: Console):
   """Trains to the last epoch, from the latest checkpoint if there is one.
 
-  Writes metrics.csv, event files, checkpoints and, with each observation, class_means.npz.
+  Writes examples.npz (which examples were used, by which labels), metrics.csv, event files,
+  checkpoints and, with each observation, class_means.npz.
 
   Raises:
     Stopped: by SIGINT or SIGTERM, after saving.
@@ -161,6 +218,8 @@ def train(experiment: Experiment, workdir: pathlib.Path, console: Console):
     console,
   ):
     if fresh:
+      with replacing(workdir / "examples.npz", "wb") as file:
+        np.savez(file, **experiment.dataset.record())
       observe()
     else:
       console.say(f"Going on from the checkpoint at step {step}, epoch {step // steps_per_epoch}.")

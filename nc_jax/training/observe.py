@@ -38,8 +38,9 @@ class Observer:
 
   Args:
     apply: (variables, images, train) -> (logits, {layer: features}).
-    loss: (logits, labels) -> [B].
-    feeds: the splits, `train` and `test`.
+    classifier: (params, D) -> (weight [K, D], bias [K] or None), the head as a linear map.
+    loss: (logits, labels, penultimate features) -> [B].
+    feeds: the splits, `train` and `test`, and perhaps others, measured like `train`.
     num_classes: K.
     batch_size: examples per device and step.
     layers: names of the layers to measure, besides the penultimate; None means all that the
@@ -56,6 +57,7 @@ class Observer:
   def __init__(
     self,
     apply: Callable,
+    classifier: Callable,
     loss: Callable,
     feeds: dict[str, Feed],
     state: TrainState,
@@ -81,6 +83,7 @@ class Observer:
     self._batch_size = batch_size
     self._feeds = feeds
     self._apply = apply
+    self._classifier = classifier
     self._loss = loss
     self._about_train = jax.jit(metrics.collapse_about)
     # Both splits are fed alike, so that one program serves them.
@@ -95,10 +98,7 @@ class Observer:
 
   def __call__(self, state: TrainState) -> Observation:
     variables = state.variables
-    head = metrics.Head(
-      weight=state.params["head"]["kernel"].T,  # Flax stores [D, K]
-      bias=state.params["head"].get("bias"),
-    )
+    head = metrics.Head(*self._classifier(state.params, self._widths[PENULTIMATE]))
     heads = {layer: head if layer == PENULTIMATE else None for layer in self._widths}
 
     sums, moments = {}, {}
@@ -107,13 +107,13 @@ class Observer:
 
     results = {}
     for split, own in moments.items():
-      centres = {"own": own} if split == "train" else {"own": own, "train": moments["train"]}
+      centres = {"own": own, "train": moments["train"]} if split == "test" else {"own": own}
       decisions, nearest = self._total(split, self._judge, variables, centres, heads)
       size = len(self._feeds[split].split)
       for layer in self._widths:
         about_own = decisions["own"][layer]
         values = metrics.measure(own[layer], heads[layer], about_own, ranks=self._ranks(layer))
-        if split != "train":
+        if split == "test":
           train = moments["train"][layer]
           values |= self._about_train(decisions["train"][layer], train, own[layer])
           weak = metrics.measure(nearest[layer])
@@ -176,7 +176,7 @@ class Observer:
         for layer in moments
       }
       wrong = jnp.argmax(logits, -1) != labels[ids]
-      loss = jnp.where(keep, self._loss(logits, labels[ids]), 0)
+      loss = jnp.where(keep, self._loss(logits, labels[ids], taps[PENULTIMATE]), 0)
       return moments, {"loss": loss.sum(), "wrong": (wrong & keep).sum()}
 
     moments, sums = jax.lax.scan(fold, self._no_moments(), (index, mask))

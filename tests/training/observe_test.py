@@ -15,7 +15,8 @@ from tests.metrics import oracle
 
 def forward(variables, x):
   """The MLP in evaluation mode, in float64: {layer: features}, logits."""
-  params, stats = variables["params"], variables["batch_stats"]
+  params, stats = variables["params"]["body"], variables["batch_stats"]["body"]
+  head = variables["params"]["head"]
   x, taps = x.reshape(len(x), -1), {}
   for layer in (1, 2):
     linear, norm, running = (t[f"{n}{layer}"] for t, n in (
@@ -24,9 +25,7 @@ def forward(variables, x):
     x = (x - running["mean"]) / np.sqrt(running["var"] + 1e-5) * norm["scale"] + norm["bias"]
     x = np.maximum(x, 0)
     taps[layer] = x
-  return {"layer1": taps[1], "penultimate": taps[2]}, x @ params["head"]["kernel"] + params["head"][
-    "bias"
-  ]
+  return {"layer1": taps[1], "penultimate": taps[2]}, x @ head["kernel"] + head["bias"]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +47,12 @@ def run(tmp_path_factory):
   last = {(r["split"], r["layer"], r["key"]): r["value"] for r in table if r["epoch"] == 6}
   head = variables["params"]["head"]
   return experiment, state, last, outputs, (head["kernel"].T, head["bias"])
+
+
+def again(experiment, state, feeds, *args, **options):
+  """Another observer of the experiment's network."""
+  own = experiment.observer
+  return Observer(own._apply, own._classifier, own._loss, feeds, state, 10, *args, **options)
 
 
 def test_losses_and_errors_of_the_last_epoch(run):
@@ -90,10 +95,9 @@ def test_every_metric_of_the_last_epoch_agrees_with_float64(run):
 def test_observation_does_not_depend_on_how_the_examples_are_cut(run):
   """Odd sizes: padding is masked, the last batch is not dropped, and calls are added up."""
   experiment, state, _, _, _ = run
-  apply, loss = experiment.observer._apply, experiment.observer._loss
   whole = {row[:3]: row.value for row in experiment.observer(state).rows}
   for batch_size, steps_per_call in ((1, 3), (7, 128), (1000, 128)):
-    observer = Observer(apply, loss, experiment.feeds, state, 10, batch_size)
+    observer = again(experiment, state, experiment.feeds, batch_size)
     observer.steps_per_call = steps_per_call
     for row in observer(state).rows:
       assert row.value == pytest.approx(whole[row[:3]], rel=2e-4, abs=1e-6), (batch_size, row)
@@ -108,7 +112,7 @@ def test_a_label_map_of_the_wrong_example_would_be_seen(run):
     "train": type(experiment.feeds["train"])(rolled, resident=True),
     "test": experiment.feeds["test"],
   }
-  observer = Observer(experiment.observer._apply, experiment.observer._loss, feeds, state, 10, 20)
+  observer = again(experiment, state, feeds, 20)
   rows = {row[:3]: row.value for row in observer(state).rows}
   key = ("train", "logits", "error/classifier")
   assert rows[key] > last[key] + 0.3
@@ -116,10 +120,7 @@ def test_a_label_map_of_the_wrong_example_would_be_seen(run):
 
 def test_a_wide_layer_is_measured_without_a_scatter(run):
   experiment, state, last, _, _ = run
-  observer = Observer(
-    experiment.observer._apply, experiment.observer._loss, experiment.feeds, state, 10, 20,
-    layers=("layer1",), max_scatter_dim=16,
-  )  # fmt: skip
+  observer = again(experiment, state, experiment.feeds, 20, ("layer1",), max_scatter_dim=16)
   rows = {row[:3]: row.value for row in observer(state).rows}
   missing = {key for place in last for key in [place[2]] if (*place[:2], key) not in rows}
   assert missing == {

@@ -6,20 +6,12 @@ import jax.numpy as jnp
 _PAD = 4  # pixels on each side
 
 
-def example_keys(key: jax.Array, step: jax.Array, slots: jax.Array) -> jax.Array:
-  """A key [B] for each place `slots` [B] of the global batch of a step.
-
-  As a place has the same key on whatever device it lies, n devices see the images that one sees.
-  """
-  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, step), slots)
-
-
 def augment(images: jax.Array, keys: jax.Array, padding: str = "reflect") -> jax.Array:
   """Crops each image at random out of itself padded by 4, then mirrors it with chance 1/2.
 
   Args:
     images: [B, H, W, C] of any dtype, at least 5 x 5 where `padding` is "reflect".
-    keys: [B], see `example_keys`.
+    keys: [B], one each.
     padding: "reflect", or "zero", which is a byte 0 and not the mean.
 
   Returns: as `images`. One gather: rows and columns are chosen by index.
