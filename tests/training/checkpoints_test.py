@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from nc_jax.errors import RunError
-from nc_jax.training import checkpoints, models, optim, steps
+from nc_jax.training import checkpoints, heads, models, optim, steps
 
 
 def make_state(seed=0, step=0):
-  model = models.MODELS["mlp"](num_classes=3, width=8, depth=2)
-  state = steps.init_state(model, optim.sgd(0.1, 0.9, 0.0), np.zeros((1, 4, 4, 1), np.uint8), seed)
+  body = models.build("mlp", width=8, depth=2, image_shape=(4, 4, 1))
+  model = models.Network(body, heads.build("linear", num_classes=3))
+  optimiser = optim.sgd(0.1, weight_decay=0.0)
+  state = steps.init_state(model, optimiser, np.zeros((1, 4, 4, 1), np.uint8), seed)
   return state.replace(step=steps.replicate(jnp.int32(step)))
 
 
