@@ -50,3 +50,15 @@ def test_a_process_reads_its_own_share_alone():
   images, _ = gathered(feed, INDEX[:, 2:])
   np.testing.assert_array_equal(images, IMAGES[INDEX[:, 2:]])
   assert sorted(read) == sorted(INDEX[:, 2:].ravel().tolist())
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_other_labels_of_the_same_images(resident):
+  feed = Feed(Split(IMAGES, LABELS), resident)
+  other = feed.relabelled((LABELS + 1) % 5)
+  images, labels = gathered(other, INDEX)
+  np.testing.assert_array_equal(images, IMAGES[INDEX])
+  np.testing.assert_array_equal(labels, (LABELS[INDEX] + 1) % 5)
+  np.testing.assert_array_equal(gathered(feed, INDEX)[1], LABELS[INDEX])
+  if resident:
+    assert other(INDEX)[0] is feed(INDEX)[0]  # not a second copy on the devices
