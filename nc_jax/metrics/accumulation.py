@@ -1,6 +1,7 @@
 """One pass over the features: batches into class moments, in chunks and over devices."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -49,13 +50,11 @@ def accumulate(
   if split is not None:
     return _accumulate_sharded(moments, features, labels, mask, *split, adopt)
   if inputs.is_traced(moments, features, labels, mask):
-    return _accumulate(moments, features, labels, mask, 0, adopt)
+    return _accumulate(moments, features, labels, mask, 0, adopt=adopt)
+  fold = functools.partial(_accumulate, adopt=adopt)
+  first = functools.partial(_accumulate_donated, adopt=adopt) if donate else fold
   least = max(4 * moments.dim, moments.num_classes)
-  fold = _accumulate_donated if donate else _accumulate
-  for part, skip in sharding.host_slices((features, labels, mask), least):
-    jax.block_until_ready(moments)  # one slice under way, and the next one there
-    moments = fold(moments, *part, skip, adopt)
-  return moments
+  return sharding.fold_slices((first, fold), moments, (features, labels, mask), least)
 
 
 def within_covariance(
@@ -140,8 +139,8 @@ def _fold(
   return dataclasses.replace(state, scatter=None if blocks is None else join_blocks(state.scatter))
 
 
-_accumulate = jax.jit(_fold, static_argnums=5)
-_accumulate_donated = jax.jit(_fold, static_argnums=5, donate_argnums=0)
+_accumulate = jax.jit(_fold, static_argnames="adopt")
+_accumulate_donated = jax.jit(_fold, static_argnames="adopt", donate_argnums=0)
 
 
 @jax.jit(static_argnums=(4, 5, 6))

@@ -139,10 +139,8 @@ def decide(
   seen = Decisions.empty(moments, head)
   if inputs.is_traced(features, labels, mask, about):
     return _decide(seen, features, labels, mask, 0, about)
-  for part, skip in sharding.host_slices((features, labels, mask), moments.num_classes):
-    jax.block_until_ready(seen)  # one slice under way, and the next one there
-    seen = _decide(seen, *part, skip, about)
-  return seen
+  step = functools.partial(_decide, about=about)
+  return sharding.fold_slices((step, step), seen, (features, labels, mask), moments.num_classes)
 
 
 def nearest_class(features, moments: ClassMoments) -> Array:

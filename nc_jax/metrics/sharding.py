@@ -29,23 +29,38 @@ def chunk_rows() -> int:
   return 1024 if jax.default_backend() == "cpu" else 16384
 
 
-def host_slices(arrays: tuple, least: int):
-  """Yields (arrays, skip): what lies in NumPy slice by slice, anything else in one piece.
+def fold_slices(steps: tuple[Callable, Callable], state, arrays: tuple, least: int):
+  """Folds arrays into `state` by `step(state, *arrays, skip)`, NumPy arrays slice by slice.
 
-  The device need not hold all of it, and the next slice is on its way while it works on the last,
-  if the caller waits for that one before it sends off the next. The slices are of equal size, for
-  one program. Where they do not fit, the last one starts early, and its first `skip` rows are
-  those that the one before it has seen.
+  The device need not hold all of it: at most two slices are there, the next one on its way while
+  the last is worked on. The slices are as `host_slices` cuts them.
 
   Args:
-    arrays: features [N, D], which decide, and what belongs to them: [N] each, or None.
+    steps: the compiled step for the first slice, and for those after it.
+    state: what has been seen so far.
+    arrays: features [N, D], and what belongs to them: [N] each, or None.
     least: rows of a slice at least, so that the work outweighs the state that goes in and out.
+  """
+  before = None
+  step, following = steps
+  for part, skip in host_slices(arrays, least):
+    after = step(state, *part, skip)
+    jax.block_until_ready(before)
+    step, state, before = following, after, after
+  return state
+
+
+def host_slices(arrays: tuple, least: int):
+  """Yields (arrays, skip): NumPy arrays slice by slice, on the device; others in one piece.
+
+  The slices are of equal size, for one program. Where they do not fit, the last one starts early,
+  and its first `skip` rows are those that the one before it has seen.
   """
   if not isinstance(arrays[0], np.ndarray):
     yield arrays, 0
     return
   size = arrays[0].shape[0]
-  count = max(1, -(-size // max(4 * chunk_rows(), least)))
+  count = max(1, -(-size // max(8 * chunk_rows(), least)))
   rows = -(-size // count)
   for part in range(count):
     start = min(part * rows, size - rows)
