@@ -26,6 +26,12 @@ def small_chunks(monkeypatch):
   monkeypatch.setattr(sharding, "chunk_rows", lambda: 32)
 
 
+@pytest.fixture
+def small_slices(monkeypatch):
+  """Chunks of 16 rows, and so slices of 128; widths as above."""
+  monkeypatch.setattr(sharding, "chunk_rows", lambda: 16)
+
+
 @pytest.mark.parametrize("std", [1.0, 1e-4])
 def test_any_split_is_the_same(std):
   world = worlds.clusters(std=std, offset=1.0, missing=(5,), single=(2,))
@@ -50,7 +56,7 @@ def test_chunks(small_chunks, size):
 
 
 @pytest.mark.parametrize("size", [0, 127, 128, 129, N])
-def test_slices_of_numpy_cover_every_row_once_in_one_shape(small_chunks, size):
+def test_slices_of_numpy_cover_every_row_once_in_one_shape(small_slices, size):
   rows, labels = np.arange(size)[:, None], np.arange(size)
   parts = list(sharding.host_slices((rows, labels, None), least=100))
   assert len({part[0].shape for part, _ in parts}) == 1 and parts[0][1] == 0
@@ -63,7 +69,7 @@ def test_slices_of_numpy_cover_every_row_once_in_one_shape(small_chunks, size):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_numpy_in_slices_equals_a_device_array_in_one_piece(small_chunks, dtype):
+def test_numpy_in_slices_equals_a_device_array_in_one_piece(small_slices, dtype):
   world = worlds.clusters(dim=15, std=1e-3, missing=(2,))
   features, labels = world.features.astype(dtype), jnp.asarray(world.labels)
   keep = np.random.default_rng(0).random(N) < 0.7
@@ -80,7 +86,7 @@ def test_numpy_in_slices_equals_a_device_array_in_one_piece(small_chunks, dtype)
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max())
 
 
-def test_slices_leave_the_moments_that_came_in_alone(small_chunks):
+def test_slices_leave_the_moments_that_came_in_alone(small_slices):
   world = worlds.clusters(dim=16)
   before = of(world)
   after = nc.accumulate(before, world.features, world.labels)
