@@ -23,7 +23,6 @@ Exit status: 0 done, 1 the run failed, 2 the request was wrong; 128 + n when sto
 import contextlib
 import os
 import pathlib
-import re
 import sys
 import time
 
@@ -35,7 +34,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 try:
   import jax
 
-  from nc_jax import verdict, workdirs, writers
+  from nc_jax import verdict, virtual_devices, workdirs, writers
   from nc_jax.command_line import describe_settings, parse
   from nc_jax.errors import RunError, UserError
 except ModuleNotFoundError as missing:
@@ -70,7 +69,7 @@ def run(argv: list[str]) -> int:
     print((request.workdir / "verdict.txt").read_text())
     print(f"{request.workdir} is finished; nothing was changed.")
     return 0
-  steady_virtual_devices()
+  virtual_devices.give_threads(virtual_devices.asked_for())
   from nc_jax.console import reading
   from nc_jax.training import loop
 
@@ -137,17 +136,6 @@ def observe_again(experiment, workdir: pathlib.Path) -> int:
   writers.write_csv(path, rows)
   print(f"{len(rows)} numbers in {path}")
   return 0
-
-
-def steady_virtual_devices():
-  """Gives XLA two threads for each virtual CPU device, without which its collectives deadlock.
-
-  Devices and dispatch share one thread pool, sized by PJRT_NPROC (openxla DefaultThreadPoolSize).
-  """
-  asked = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-  count = int(asked[1]) if asked else int(os.environ.get("JAX_NUM_CPU_DEVICES") or 0)
-  if count > 1:
-    os.environ.setdefault("PJRT_NPROC", str(2 * count))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 import os
 import pathlib
 import platform
-import re
 
 import jax
 
+from nc_jax import virtual_devices
 from nc_jax.errors import UserError
 
 
@@ -18,14 +18,11 @@ def devices(count: int | None) -> list:
   jax.config.update("jax_enable_compilation_cache", False)  # or compile times mean nothing
   # Contenders run in processes of their own and want their share of an accelerator's memory.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-  flags = os.environ.get("XLA_FLAGS", "")
-  asked = re.search(r"xla_force_host_platform_device_count=(\d+)", flags)
+  asked = virtual_devices.asked_for()
   if count and count > 1 and not asked:
     jax.config.update("jax_num_cpu_devices", count)
-  virtual = int(asked[1]) if asked else jax.config.jax_num_cpu_devices
-  if virtual > 1:
-    # With fewer threads the collectives of virtual CPU devices wait for each other for ever.
-    os.environ.setdefault("PJRT_NPROC", str(2 * virtual))
+    asked = count
+  virtual_devices.give_threads(asked)
   found = jax.devices()
   if count and count > len(found):
     raise UserError(f"--devices={count}: there are {len(found)} ({found[0].device_kind}).")
