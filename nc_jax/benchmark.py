@@ -1,20 +1,27 @@
 """How fast this machine measures, against limits found in the same run.
 
-  python -m nc_jax.benchmark metrics     the metric library: one pass, finalisation, everything
+  python -m nc_jax.benchmark metrics               the metric library: one pass, everything
+  python -m nc_jax.benchmark train --config=FILE   training as a config asks for it
 
-`python -m nc_jax.benchmark metrics --help` lists the options.
+`python -m nc_jax.benchmark COMMAND --help` lists the options.
 
 Exit status: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
 """
 
 import argparse
 import importlib
+import re
 import sys
+
+import jax
 
 from nc_jax.errors import RunError, UserError
 
-# Each is a module of nc_jax.benchmarks with SUMMARY, add_arguments(parser) and run(arguments).
-COMMANDS = ("metrics",)
+# Each is a module of nc_jax.benchmarks with add_arguments(parser) and run(arguments).
+COMMANDS = {
+  "metrics": "the metric library beside this machine's limits, plain NumPy, and a peer",
+  "train": "training as a config asks for it, beside this machine's limits",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,8 +38,11 @@ def main(argv: list[str]) -> int:
   except UserError as error:
     print(f"nc_jax: {error}", file=sys.stderr)
     return 2
-  except (RunError, OSError) as error:
+  except (RunError, OSError, MemoryError) as error:
     print(f"nc_jax: {error}", file=sys.stderr)
+    return 1
+  except jax.errors.JaxRuntimeError as error:  # out of memory, most of the time
+    print(f"nc_jax: {str(error).splitlines()[0]}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
     print("nc_jax: Interrupted; the table ends here.", file=sys.stderr)
@@ -47,18 +57,34 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     allow_abbrev=False,
   )
   commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-  for name in COMMANDS:
-    module = importlib.import_module(f"nc_jax.benchmarks.{name}")
+  for name, summary in COMMANDS.items():
     command = commands.add_parser(
       name,
-      help=module.SUMMARY,
-      description=module.__doc__,
+      help=summary,
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,
     )
-    module.add_arguments(command)
-    command.set_defaults(run=module.run)
-  return parser.parse_args(arguments)
+    if name in arguments[:1]:  # the others may need what is not installed
+      module = load(name)
+      command.description = module.__doc__
+      module.add_arguments(command)
+      command.set_defaults(run=module.run)
+  known, rest = parser.parse_known_args(arguments)
+  # A config has a parser of its own, for --config.KEY=VALUE and --config.KEY VALUE.
+  foreign = rest
+  if hasattr(known, "config"):
+    foreign = [arg for arg in rest if not re.match(r"--?(no)?config\.|[^-]", arg)]
+  if foreign:
+    parser.error(f"unrecognized arguments: {' '.join(foreign)}")
+  known.overrides = rest
+  return known
+
+
+def load(name: str):
+  try:
+    return importlib.import_module(f"nc_jax.benchmarks.{name}")
+  except ModuleNotFoundError as missing:
+    raise UserError(f"{missing}; {name} needs pip install -e '.[train]'.") from missing
 
 
 if __name__ == "__main__":

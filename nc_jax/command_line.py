@@ -32,20 +32,33 @@ def parse(argv: list[str]) -> Request:
     source = f"{workdir}/config.json"
     if not pathlib.Path(source).exists():
       raise UserError(f"--workdir={workdir} holds no run to observe.")
+  values = flags.FlagValues()
+  flags.DEFINE_string("workdir", None, "", flag_values=values)
+  flags.DEFINE_bool("observe_only", False, "", flag_values=values)
+  config = read_config(source, rest, values)
+  return Request(pathlib.Path(workdir), config, values.observe_only)
+
+
+def read_config(
+  source: str | None, arguments: list[str], values: flags.FlagValues | None = None
+) -> ml_collections.FrozenConfigDict:
+  """The config FILE[:VARIANT] with the overrides --config.KEY=VALUE among the arguments, resolved.
+
+  `values` defines the flags that may stand beside them, and learns what they say; None: no others.
+  Raises UserError for whatever is wrong with the file or the arguments.
+  """
   if not source:
     raise UserError("--config=FILE is missing, such as --config=configs/digits.py. See --help.")
   path = source if pathlib.Path(source).exists() else source.rsplit(":", 1)[0]
   if not pathlib.Path(path).is_file():
     raise UserError(f"--config={source}: there is no file {path}.")
-  for arg in rest:
+  for arg in arguments:
     if override := re.match(r"--?(?:no)?config\.([^=]+)", arg):
       settings.check_key(override[1])
 
-  values = flags.FlagValues()
-  flags.DEFINE_string("workdir", None, "", flag_values=values)
-  flags.DEFINE_bool("observe_only", False, "", flag_values=values)
+  values = flags.FlagValues() if values is None else values
   config = settings.from_json(path) if path.endswith(".json") else load_config(source)
-  argv = [argv[0], *rest]
+  argv = ["nc_jax", *arguments]
   holder = config_flags.DEFINE_config_dict(
     "config", config, sys_argv=argv, flag_values=values, lock_config=True
   )
@@ -57,7 +70,7 @@ def parse(argv: list[str]) -> Request:
     raise UserError(str(error)) from error
   if extra:
     raise UserError(f"{extra[0]!r} is not understood; settings are written --config.KEY=VALUE.")
-  return Request(pathlib.Path(workdir), settings.resolve(holder.value), values.observe_only)
+  return settings.resolve(holder.value)
 
 
 def load_config(source: str) -> ml_collections.ConfigDict:

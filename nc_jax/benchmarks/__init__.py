@@ -1,7 +1,10 @@
 """Benchmarks: what a machine could do, measured beside what it does.
 
     metrics     the command `metrics`: which calls are timed, and against what
+    train       the command `train`: steps and observations of a config
     sizes       S1 to S5, and whether they fit the memory
+    flags       what both commands are asked
+    flops       the work of a compiled program
     machine     devices, cores and memory
     timing      medians of interleaved calls, with compilation told apart
     contenders  everything in a process of its own, ours and other people's, with its memory

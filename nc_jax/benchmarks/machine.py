@@ -1,10 +1,12 @@
 """The machine under measurement: its devices, cores and memory."""
 
+import datetime
 import os
 import pathlib
 import platform
 
 import jax
+import numpy as np
 
 from nc_jax import virtual_devices
 from nc_jax.errors import UserError
@@ -27,6 +29,18 @@ def devices(count: int | None) -> list:
   if count and count > len(found):
     raise UserError(f"--devices={count}: there are {len(found)} ({found[0].device_kind}).")
   return found[:count]
+
+
+def facts(devices: list) -> dict[str, str]:
+  """What was measured, when and with what."""
+  return {
+    "date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
+    "machine": name(),
+    "threads": str(cores()),
+    "devices": f"{len(devices)} x {devices[0].device_kind}",
+    "jax": jax.__version__,
+    "numpy": np.__version__,
+  }
 
 
 def name() -> str:

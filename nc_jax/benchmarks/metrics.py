@@ -5,7 +5,6 @@ together, results waited for. Compilation is listed apart. Nothing is judged: lo
 """
 
 import argparse
-import datetime
 import importlib.util
 import pathlib
 
@@ -15,12 +14,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import nc_jax as nc
-from nc_jax.benchmarks import contenders, machine, table
+from nc_jax.benchmarks import contenders, flags, machine, table
 from nc_jax.benchmarks.sizes import SIZES, Size, choose, too_large
 from nc_jax.benchmarks.timing import Timing, interleave
 from nc_jax.errors import UserError
 
-SUMMARY = "the metric library beside this machine's limits, plain NumPy, and a peer"
 BUDGET = 120.0  # s a group of interleaved calls may take; slow ones make fewer repeats
 BATCH = 4096
 
@@ -48,17 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser):
   parser.add_argument("--n", type=int, help="a size of your own: examples")
   parser.add_argument("--d", type=int, help="a size of your own: features of each")
   parser.add_argument("--k", type=int, help="a size of your own: classes")
-  parser.add_argument("--repeats", type=int, default=5, help="samples per call (default 5)")
   parser.add_argument(
     "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the features"
   )
   parser.add_argument(
-    "--devices", type=int, help="spread examples over so many devices (default: all there are)"
-  )
-  parser.add_argument(
     "--no_peers", action="store_true", help="leave out the processes nc_jax and rhubarbwu"
   )
-  parser.add_argument("--csv", type=pathlib.Path, metavar="FILE", help="write the rows as CSV")
+  flags.add_arguments(parser)
   parser.add_argument(
     "--chart", type=pathlib.Path, metavar="FILE", help="draw bars to FILE.png, .svg or .pdf"
   )
@@ -68,8 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
   sizes = choose(arguments.sizes, arguments.n, arguments.d, arguments.k)
   check(arguments)
   devices = machine.devices(arguments.devices)
-  facts = describe(devices, arguments.dtype)
-  print(f"nc_jax metrics  {in_words(facts)}")
+  facts = machine.facts(devices) | {"dtype": arguments.dtype, "precision": "highest"}
+  print(f"nc_jax metrics  {table.in_words(facts)}")
   print(f"Medians of {arguments.repeats} calls in turns, fewer where noted.", end=" ")
   print("* marks a time scaled up from a part.")
   for what, meaning in WHAT.items():
@@ -92,44 +86,19 @@ def run(arguments: argparse.Namespace) -> int:
   if arguments.chart and rows:
     from nc_jax.benchmarks import chart
 
-    chart.draw(arguments.chart, rows, in_words(facts))
+    chart.draw(arguments.chart, rows, table.in_words(facts))
   return 0
 
 
 def check(arguments: argparse.Namespace):
   """Refuses now what would fail after minutes of measuring."""
-  for flag in ("repeats", "devices"):
-    value = getattr(arguments, flag)
-    if value is not None and value < 1:
-      raise UserError(f"--{flag}={value}: must be at least 1.")
-  for flag in ("csv", "chart"):
-    path = getattr(arguments, flag)
-    if path and not path.parent.is_dir():
-      raise UserError(f"--{flag}={path}: there is no folder {path.parent}.")
-    if path and path.is_dir():
-      raise UserError(f"--{flag}={path} is a folder.")
+  flags.check(arguments)
   if arguments.chart:
+    flags.check_file("chart", arguments.chart)
     if arguments.chart.suffix not in (".png", ".svg", ".pdf"):
       raise UserError(f"--chart={arguments.chart}: must end in .png, .svg or .pdf.")
     if importlib.util.find_spec("matplotlib") is None:
       raise UserError("--chart needs matplotlib (pip install 'nc_jax[plot]').")
-
-
-def describe(devices: list, dtype: str) -> dict[str, str]:
-  return {
-    "date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
-    "machine": machine.name(),
-    "threads": str(machine.cores()),
-    "devices": f"{len(devices)} x {devices[0].device_kind}",
-    "jax": jax.__version__,
-    "numpy": np.__version__,
-    "dtype": dtype,
-    "precision": "highest",
-  }
-
-
-def in_words(facts: dict[str, str]) -> str:
-  return "  ".join(f"{key} {value}" for key, value in facts.items())
 
 
 def timed(size: Size, devices: list, arguments: argparse.Namespace):

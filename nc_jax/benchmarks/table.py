@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from nc_jax.files import replacing
 
@@ -60,24 +60,37 @@ HEADINGS = (
 def to_line(row: Row) -> str:
   """A row of the printed table, under HEADINGS."""
   text = (
-    f"{row.what + '*' * row.scaled:20}{row.compile_s:>7.2f} s{_seconds(row.median_s):>11}"
-    f"{_seconds(row.min_s):>11}{_seconds(row.max_s):>11}{_number(row.gb_per_s):>8}"
-    f"{_number(row.gflop_per_s):>9}{_number(row.x_product):>10}{_percent(row.share_of_blas):>9}"
-    f"{_percent(row.share_of_read):>9}"
+    f"{row.what + '*' * row.scaled:20}{row.compile_s:>7.2f} s{seconds(row.median_s):>11}"
+    f"{seconds(row.min_s):>11}{seconds(row.max_s):>11}{number(row.gb_per_s):>8}"
+    f"{number(row.gflop_per_s):>9}{number(row.x_product):>10}{percent(row.share_of_blas):>9}"
+    f"{percent(row.share_of_read):>9}"
   )
-  notes = [f"{row.runs} run{'s' * (row.runs > 1)}"] if row.runs < 3 else []
-  if row.recompiled:
-    notes.append(f"recompiled {row.recompiled} times")
+  notes = reservations(row)
   if row.peak_mib is not None:
     notes.append(f"peak {row.peak_mib:,.0f} MiB, {row.data_mib:,.0f} of them data")
   if row.x_nc_jax is not None:
     notes.append(f"{row.x_nc_jax:.1f} x nc_jax")
-  return "  ".join([text, *([", ".join(notes)] if notes else [])])
+  return f"{text}  {', '.join(notes)}".rstrip()
 
 
-def write_csv(path: pathlib.Path, rows: Iterable[Row], facts: dict):
-  """One line per row, each with the facts of the run, so that files can be joined."""
-  columns = [field.name for field in dataclasses.fields(Row)]
+def reservations(row) -> list[str]:
+  """Why a row of few runs, or one that compiled again, is to be believed less."""
+  notes = [f"{row.runs} run{'s' * (row.runs > 1)}"] if row.runs < 3 else []
+  if row.recompiled:
+    notes.append(f"recompiled {row.recompiled} times")
+  return notes
+
+
+def in_words(facts: dict) -> str:
+  return "  ".join(f"{key} {value}" for key, value in facts.items())
+
+
+def write_csv(path: pathlib.Path, rows: Sequence, facts: dict):
+  """One line per row, each with the facts of the run, so that files can be joined.
+
+  `rows` are of one dataclass, such as Row; its fields are the columns.
+  """
+  columns = [field.name for field in dataclasses.fields(rows[0])]
   with replacing(path) as file:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([*columns, *facts])
@@ -90,17 +103,17 @@ def _exact(value):
   return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _seconds(seconds: float) -> str:
-  if seconds >= 0.9995:
-    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
-  return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+def seconds(value: float) -> str:
+  if value >= 0.9995:
+    return f"{value:.3g} s" if value < 1000 else f"{value:.0f} s"
+  return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} us"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
   if value is None:
     return "-"
   return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.1f}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
   return "-" if value is None else f"{100 * value:.0f} %"

@@ -1,0 +1,29 @@
+"""The flags that every benchmark has."""
+
+import argparse
+import pathlib
+
+from nc_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+  parser.add_argument("--repeats", type=int, default=5, help="samples per call (default 5)")
+  parser.add_argument("--devices", type=int, help="use so many devices (default: all there are)")
+  parser.add_argument("--csv", type=pathlib.Path, metavar="FILE", help="write the rows as CSV")
+
+
+def check(arguments: argparse.Namespace):
+  """Refuses now what would fail after minutes of measuring."""
+  for flag in ("repeats", "devices"):
+    value = getattr(arguments, flag)
+    if value is not None and value < 1:
+      raise UserError(f"--{flag}={value}: must be at least 1.")
+  if arguments.csv:
+    check_file("csv", arguments.csv)
+
+
+def check_file(flag: str, path: pathlib.Path):
+  if not path.parent.is_dir():
+    raise UserError(f"--{flag}={path}: there is no folder {path.parent}.")
+  if path.is_dir():
+    raise UserError(f"--{flag}={path} is a folder.")
