@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,7 @@ def test_the_command_prints_and_writes_every_row(tmp_path, capsys, monkeypatch):
                  "epochs"):  # fmt: skip
       assert np.isfinite(float(row[name])) if name in NUMBERS[what] else row[name] == "", name
     assert row["devices"] == f"{jax.device_count()} x cpu" and row["model"] == "mlp"
+    assert row["config"].endswith("digits.py " + " ".join((*TINY, *short)))
     assert (row["batch_size"], row["steps_per_epoch"], row["steps_per_call"]) == ("16", "8", "8")
 
   follows = lambda value: pytest.approx(value, rel=1e-4)  # six digits are written
@@ -139,6 +141,14 @@ def test_loops_count_as_often_as_they_run_and_of_branches_the_larger():
   branches = (lambda x: x, lambda x: x @ x, lambda x: x @ x @ x)
   assert flops(lambda x: jax.lax.switch(2, branches, x), x) == 2 * once
   assert flops(lambda x, i: jax.lax.switch(i, branches, x), x, 0) == 2 * once
+
+
+def test_what_is_not_installed_is_asked_for(capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, "nc_jax.benchmarks.train", None)
+  assert benchmark.main(["benchmark", "train", CONFIG]) == 2
+  assert "train needs pip install -e '.[train]'" in capsys.readouterr().err
+  with pytest.raises(SystemExit, match="0"):
+    benchmark.main(["benchmark", "metrics", "--help"])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ def flops(program: Callable, *args) -> float:
   the larger branch, and a while loop once.
 
   XLA's own analysis is not used: it counts the body of every loop once, and on accelerators it
-  does not see into the libraries that it calls. On CPU the two agree (tested).
+  does not see into the libraries that it calls. Where it sees all,
+  it counts less by what meets padding: 13 % for ResNet-18 on images of 32 x 32. A step of that is
+  3.33 GFLOP an example here: the published 0.56 billion multiplications, forward and twice back.
   """
   return _count(jax.make_jaxpr(program)(*args).jaxpr)
 

@@ -101,7 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
   with reading() as progress:
     experiment = loop.build(config, progress)
-  facts, asked = machine.facts(devices), describe(experiment, arguments.config)
+  facts = machine.facts(devices)
+  asked = describe(experiment, " ".join([arguments.config, *arguments.overrides]))
   print(f"nc_jax train  {table.in_words(facts)}")
   print(table.in_words(asked))
   print(f"Medians of {arguments.repeats} samples in turns, fewer where noted.")
@@ -118,10 +119,11 @@ def run(arguments: argparse.Namespace) -> int:
   return 0
 
 
-def describe(experiment: loop.Experiment, source: str) -> dict:
+def describe(experiment: loop.Experiment, request: str) -> dict:
+  """What is timed; `request` is the config file and what was said to differ from it."""
   config = experiment.config
   return {
-    "config": source,
+    "config": request,
     "data": config.data.name,
     "model": config.model.name,
     "dtype": config.model.precision or "float32",
@@ -275,8 +277,8 @@ def conclude(rows: dict[str, Row]) -> str:
     memory = f"{step.peak_mib:,.0f} MiB at most on each device while training"
   return (
     f"\ninput side   {100 * step.input_share:.1f} % of a step; the goal on a GPU is below 5 %"
-    f"\none step     {step.gflop:,.3g} GFLOP in matrix products and convolutions, counted from the "
-    f"program"
+    f"\none step     {step.gflop:,.3g} GFLOP in matrix products and convolutions, as the "
+    "program asks for them"
     f"\nobservation  takes as long as {observation.epochs:.2g} epochs of steps"
     f"\nmemory       {memory}"
   )
