@@ -141,6 +141,4 @@ def _nc1(data, moments: ClassMoments, centring: dict, within: str) -> dict[str, 
     decisions = decide(features, labels, moments, None, mask, projection=projection)
   elif within == "classes":
     covariance = within_covariance(features, labels, moments, mask)
-  values = variability.measure(moments, decisions, covariance, within=within, **centring)
-  values["nc1/cdnv"] = variability.cdnv(moments)
-  return {key: value for key, value in values.items() if key.startswith("nc1/")}
+  return variability.nc1(moments, decisions, covariance, within=within, **centring)

@@ -232,6 +232,13 @@ def measure(
   return values
 
 
+def nc1(moments: ClassMoments, decisions=None, covariance=None, **conventions) -> dict[str, Array]:
+  """nc1/* by key, and nothing else; arguments as for `measure`."""
+  values = measure(moments, decisions, covariance, **conventions)
+  values["nc1/cdnv"] = cdnv(moments)
+  return {key: value for key, value in values.items() if key.startswith("nc1/")}
+
+
 def _weighted_means(
   moments: ClassMoments, global_mean: str, between: str
 ) -> tuple[Array, Array, Array]:

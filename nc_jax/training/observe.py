@@ -14,6 +14,7 @@ import numpy as np
 
 from nc_jax import metrics
 from nc_jax.errors import UserError
+from nc_jax.metrics import variability
 from nc_jax.training.feeds import Feed
 from nc_jax.training.models import LOGITS, PENULTIMATE
 from nc_jax.training.steps import AXIS, TrainState
@@ -116,8 +117,8 @@ class Observer:
         if split == "test":
           train = moments["train"][layer]
           values |= self._about_train(decisions["train"][layer], train, own[layer])
-          weak = metrics.measure(nearest[layer])
-          values |= {f"weak/{key}": value for key, value in weak.items() if key[:4] == "nc1/"}
+          weak = variability.nc1(nearest[layer])
+          values |= {f"weak/{key}": weak[key] for key in metrics.METRICS if key in weak}
         results[split, layer] = values
       results[split, LOGITS] = {
         "loss": sums[split]["loss"] / size,
