@@ -94,6 +94,8 @@ def _clear(config: ml_collections.ConfigDict, arguments: list[str]) -> list[str]
   """
   left = []
   for arg in arguments:
+    if arg == "None" and left and re.fullmatch(r"--?config\.[^=]+", left[-1]):
+      arg = f"{left.pop()}=None"
     cleared = re.fullmatch(r"--?config\.([^=]+)=None", arg)
     if cleared and SETTINGS[cleared[1]].optional:
       group, _, name = cleared[1].rpartition(".")

@@ -21,7 +21,7 @@ def test_flags_are_read_in_any_order_and_either_form():
 
 
 def test_none_takes_the_place_of_a_value_and_the_last_word_counts():
-  overrides = "--config.model.depth=None", "--config.data.dir=None"
+  overrides = "--config.model.depth=None", "--config.data.dir", "None"
   config = parse("--workdir=w", DIGITS, *overrides).config
   assert config.model.depth is None and config.data.dir is None
   for last in (3, None):
