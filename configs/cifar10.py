@@ -25,8 +25,6 @@ def get_config(variant: str = "paper"):
   config.data.batch_size = 128
 
   config.model.name = "resnet18"
-  config.model.width = None  # 64
-  config.model.depth = None
 
   config.optim.peak_lr = 0.0679  # as tuned in the literature for ResNet-18 and cross-entropy
   config.optim.weight_decay = 5e-4

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
 from nc_jax import settings
 from nc_jax.errors import UserError
+from nc_jax.settings import SETTINGS
 
 
 class Request(NamedTuple):
@@ -58,7 +59,7 @@ def read_config(
 
   values = flags.FlagValues() if values is None else values
   config = settings.from_json(path) if path.endswith(".json") else load_config(source)
-  argv = ["nc_jax", *arguments]
+  argv = ["nc_jax", *_clear(config, arguments)]
   holder = config_flags.DEFINE_config_dict(
     "config", config, sys_argv=argv, flag_values=values, lock_config=True
   )
@@ -98,19 +99,36 @@ def _take(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
   return value, others
 
 
+def _clear(config: ml_collections.ConfigDict, arguments: list[str]) -> list[str]:
+  """Carries out `--config.KEY=None` for optional keys; returns the arguments that are left.
+
+  ml_collections has no word for None. What was said of KEY before it no longer counts.
+  """
+  left = []
+  for arg in arguments:
+    if arg == "None" and left and re.fullmatch(r"--?config\.[^=]+", left[-1]):
+      arg = f"{left.pop()}=None"
+    cleared = re.fullmatch(r"--?config\.([^=]+)=None", arg)
+    if cleared and SETTINGS[cleared[1]].optional:
+      group, _, name = cleared[1].rpartition(".")
+      config[group][name] = config_dict.placeholder(SETTINGS[cleared[1]].kind)
+      left = [other for other in left if f"config.{cleared[1]}" != other.lstrip("-").split("=")[0]]
+    else:
+      left.append(arg)
+  return left
+
+
 def _explain(message: str) -> str:
   """`flag --config.seed=x: invalid literal ...` in the words of the settings table."""
   refused = re.match(r"flag --config\.([^=]+)=(.*?): ", message, re.DOTALL)
-  if refused and refused[1] in settings.SETTINGS:
-    return (
-      f"config.{refused[1]} = {refused[2]}, but must be {settings.SETTINGS[refused[1]].allowed}."
-    )
+  if refused and refused[1] in SETTINGS:
+    return f"config.{refused[1]} = {refused[2]}, but must be {SETTINGS[refused[1]].choices}."
   return message.strip().splitlines()[-1]
 
 
 def describe_settings() -> str:
   lines = ["Settings (--config.KEY=VALUE; the defaults are the config file's):"]
-  for key, setting in settings.SETTINGS.items():
-    text = f"{setting.meaning} ({setting.allowed}{' or None' if setting.optional else ''})"
+  for key, setting in SETTINGS.items():
+    text = f"{setting.meaning} ({setting.choices})"
     lines += textwrap.wrap(text, 100, initial_indent=f"  {key:<28} ", subsequent_indent=" " * 31)
   return "\n".join(lines)

@@ -29,6 +29,10 @@ class Setting(NamedTuple):
   harmless: bool = False  # may change between the parts of one run
   names: tuple[str, ...] = ()
 
+  @property
+  def choices(self) -> str:
+    return self.allowed + (" or None" if self.optional else "")
+
 
 def _whole(low: int, meaning: str, high: int | None = None, **options) -> Setting:
   allowed = f"a whole number >= {low}" if high is None else f"a whole number in [{low}, {high}]"
@@ -86,8 +90,8 @@ SETTINGS: dict[str, Setting] = {
                           optional=True),
   "data.imbalance": _name(("step", "exponential"), "class sizes of the train set; None: as they "
                           "are", optional=True),
-  "data.imbalance_ratio": _real(">= 1", lambda x: x >= 1, "largest class over smallest",
-                                optional=True),
+  "data.imbalance_ratio": _real(">= 1", lambda x: x >= 1, "largest class over smallest; None: "
+                                "only without imbalance", optional=True),
   "data.label_map": _tuple("one of animals_vehicles, superclasses, parity, halves, groups_of_N, or "
                            "a coarse label for each class", _labels, "classes to merge",
                            optional=True),
@@ -239,9 +243,8 @@ def _checked(key: str, value):
     setting.kind is bool or not isinstance(value, bool)
   )
   if not right_type or not setting.accepts(value):
-    none = " or None" if setting.optional else ""
     hint = _nearest(value, setting.names) if isinstance(value, str) else "."
-    raise UserError(f"config.{key} = {value!r}, but must be {setting.allowed}{none}{hint}")
+    raise UserError(f"config.{key} = {value!r}, but must be {setting.choices}{hint}")
   return value
 
 

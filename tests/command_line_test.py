@@ -20,6 +20,15 @@ def test_flags_are_read_in_any_order_and_either_form():
   assert parse(f"{DIGITS}:plain", "--workdir=w").config.model.batch_norm is False
 
 
+def test_none_takes_the_place_of_a_value_and_the_last_word_counts():
+  overrides = "--config.model.depth=None", "--config.data.dir", "None"
+  config = parse("--workdir=w", DIGITS, *overrides).config
+  assert config.model.depth is None and config.data.dir is None
+  for last in (3, None):
+    overrides = [f"--config.model.depth={value}" for value in (None, 3, last)]
+    assert parse("--workdir=w", DIGITS, *overrides).config.model.depth == last
+
+
 @pytest.mark.parametrize(
   ("arguments", "words"),
   [
@@ -37,8 +46,9 @@ def test_flags_are_read_in_any_order_and_either_form():
     ),
     (
       ["--workdir=w", DIGITS, "--config.model.width=1.5"],
-      "width = 1.5, but must be a whole number",
+      "width = 1.5, but must be a whole number >= 1 or None.",
     ),
+    (["--workdir=w", DIGITS, "--config.seed=None"], "seed = None, but must be a whole number in"),
     (["--workdir=w", DIGITS, "--config.seed"], "--config.seed"),
     (["--workdir=w", DIGITS, "more"], "'more' is not understood"),
     (["--workdir=w", DIGITS, "--observe_olny"], "Did you mean: observe_only"),

@@ -85,7 +85,7 @@ def build(config, progress: Callable[[int, int], None] | None = None) -> Experim
   resident = dataset.fits(1024 if data.device_budget_mib is None else data.device_budget_mib)
   feeds = {name: Feed(getattr(dataset, name), resident) for name in ("train", "test")}
   program = make_train(
-    apply, loss, optimiser, feeds["train"].axis, augmentation(data), seed=config.seed
+    apply, loss, optimiser, feeds["train"].axis, augmentation(data, dataset), seed=config.seed
   )
   observed = dict(feeds)
   if dataset.train.labels is not dataset.train.clean:
@@ -148,9 +148,15 @@ def build_optimiser(settings, steps_per_epoch: int) -> optax.GradientTransformat
   )
 
 
-def augmentation(settings) -> Callable | None:
+def augmentation(settings, dataset: Dataset) -> Callable | None:
   """The augmentation that config.data asks for: (images, keys) -> images, or None."""
   if settings.augment:
+    height, width = dataset.train.images.shape[1:3]
+    if min(height, width) < 5:
+      raise UserError(
+        f"config.data.augment = True, but crops need images of at least 5x5; these are "
+        f"{height}x{width}."
+      )
     return functools.partial(augment, padding=settings.augment_padding or "reflect")
   if settings.augment_padding is not None:
     raise UserError(

@@ -27,7 +27,7 @@ class Changes:
   balance: cut the train set to equal class sizes.
   train_size, test_size: so many examples, as equal among the classes as can be; None: all.
   imbalance: None, "step" or "exponential" class sizes of the train set, see `class_sizes`.
-  imbalance_ratio: R, the largest class size over the smallest.
+  imbalance_ratio: R, the largest class size over the smallest; given just if `imbalance` is.
   label_map: see `coarse_map`; None: no class is merged.
   noise_kind, noise_rate: see `corrupt`.
   """
@@ -37,7 +37,7 @@ class Changes:
   train_size: int | None = None
   test_size: int | None = None
   imbalance: str | None = None
-  imbalance_ratio: float = 1.0
+  imbalance_ratio: float | None = None
   label_map: tuple[int, ...] | tuple[str, ...] | None = None
   noise_kind: str = "symmetric"
   noise_rate: float = 0.0
@@ -45,6 +45,12 @@ class Changes:
 
 def transform(dataset: Dataset, changes: Changes, seed: int) -> Dataset:
   """The data set with all changes made. Raises UserError for what its classes do not allow."""
+  for key, other in (("imbalance", "imbalance_ratio"), ("imbalance_ratio", "imbalance")):
+    if getattr(changes, key) is None and getattr(changes, other) is not None:
+      raise UserError(
+        f"config.data.{key} = None, but config.data.{other} = {getattr(changes, other)!r}: "
+        "give both or neither."
+      )
   if changes.held_out is not None:
     dataset = hold_out(dataset, changes.held_out)
   train, test, classes = dataset.train, dataset.test, dataset.num_classes

@@ -62,9 +62,9 @@ def test_settings_reach_the_changes_and_the_reading(tmp_path):
 def test_every_source_takes_a_whole_config_with_none_for_what_it_does_not_use():
   names = ("dir", "image_size", "train_size", "test_size", "classes", "dim", "separation",
            "super_classes", "super_separation", "held_out", "label_map", "imbalance",
-           "cache_dir")  # fmt: skip
+           "imbalance_ratio", "cache_dir")  # fmt: skip
   settings = dict.fromkeys(names) | {
-    "balance": False, "imbalance_ratio": 1.0, "noise_kind": "symmetric", "noise_rate": 0.0,
+    "balance": False, "noise_kind": "symmetric", "noise_rate": 0.0,
     "memory_budget_mib": 4096.0, "read_threads": 16,
   }  # fmt: skip
   for source in data.SOURCES.values():
