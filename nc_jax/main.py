@@ -71,10 +71,10 @@ def run(argv: list[str]) -> int:
     return 0
   virtual_devices.give_threads(virtual_devices.asked_for())
   from nc_jax.console import reading
-  from nc_jax.training import loop
+  from nc_jax.training import building, loop
 
   with reading() as progress:
-    experiment = loop.build(request.config, progress)
+    experiment = building.build(request.config, progress)
   if request.observe_only:
     return observe_again(experiment, request.workdir)
 

@@ -12,7 +12,7 @@ import pytest
 from nc_jax import benchmark
 from nc_jax.benchmarks import train
 from nc_jax.benchmarks.flops import flops
-from nc_jax.training import loop
+from nc_jax.training import building, loop
 from tests import configs
 
 CONFIG = f"--config={configs.ROOT}/configs/digits.py"
@@ -35,7 +35,7 @@ def unchanged_cache():
 
 @pytest.fixture(scope="module")
 def experiment():
-  return loop.build(configs.tiny())
+  return building.build(configs.tiny())
 
 
 def test_the_command_prints_and_writes_every_row(tmp_path, capsys, monkeypatch):
@@ -85,7 +85,7 @@ def test_training_goes_on_from_call_to_call(experiment):
 
 def test_batches_are_those_of_the_loop_but_for_shorter_calls():
   config = configs.tiny(optim__steps_per_call=3)  # eight steps: calls of 3, 3 and 2
-  uneven = loop.build(config)
+  uneven = building.build(config)
   expected = [index for index in loop.calls(uneven, 0) if len(index) == 3]
   assert len(expected) == 8
   found = itertools.islice(train.fed(uneven), 9)
@@ -109,7 +109,7 @@ def test_a_placed_batch_lies_where_the_program_wants_it(axis):
 
 def test_the_work_of_a_perceptron_s_step_is_counted_as_by_hand():
   config = configs.tiny(model__width=48, data__batch_size=32)
-  built = loop.build(config)
+  built = building.build(config)
   feed, width, batch = built.feeds["train"], 48, 32
   for index in (next(loop.calls(built, 0)), next(loop.calls(built, 0))[:1]):
     work = flops(built.program, built.state, *feed(index)) / len(index) * jax.device_count()

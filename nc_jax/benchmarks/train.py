@@ -26,7 +26,7 @@ from nc_jax.benchmarks.flops import flops
 from nc_jax.benchmarks.timing import Timing, interleave
 from nc_jax.console import reading
 from nc_jax.errors import UserError
-from nc_jax.training import loop
+from nc_jax.training import building, loop
 from nc_jax.training.steps import AXIS
 
 BUDGET = 120.0  # s a group of interleaved calls may take; slow ones make fewer repeats
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
       "others from it, as CUDA_VISIBLE_DEVICES=0 does."
     )
   with reading() as progress:
-    experiment = loop.build(config, progress)
+    experiment = building.build(config, progress)
   facts = machine.facts(devices)
   asked = describe(experiment, " ".join([arguments.config, *arguments.overrides]))
   print(f"nc_jax train  {table.in_words(facts)}")
@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
   return 0
 
 
-def describe(experiment: loop.Experiment, request: str) -> dict:
+def describe(experiment: building.Experiment, request: str) -> dict:
   """What is timed; `request` is the config file and what was said to differ from it."""
   config = experiment.config
   return {
@@ -134,7 +134,7 @@ def describe(experiment: loop.Experiment, request: str) -> dict:
   }
 
 
-def timed(experiment: loop.Experiment, devices: list, repeats: int) -> Iterator[Row]:
+def timed(experiment: building.Experiment, devices: list, repeats: int) -> Iterator[Row]:
   """The rows as they are measured."""
   training = Training(experiment)
   step_s = None
@@ -152,7 +152,7 @@ def timed(experiment: loop.Experiment, devices: list, repeats: int) -> Iterator[
   )
 
 
-def steps(experiment: loop.Experiment, training: "Training", devices: list, repeats: int):
+def steps(experiment: building.Experiment, training: "Training", devices: list, repeats: int):
   """Rows of training beside a matrix product."""
   feed, batches = experiment.feeds["train"], fed(experiment)
   first = interleave({"step": lambda: training.run(batches, 1)}, 0, BUDGET)["step"]
@@ -196,7 +196,7 @@ def steps(experiment: loop.Experiment, training: "Training", devices: list, repe
 class Training:
   """What `loop.train` does between observations: the next call is fed while one is on its way."""
 
-  def __init__(self, experiment: loop.Experiment):
+  def __init__(self, experiment: building.Experiment):
     self.state = experiment.state
     self._program = experiment.program
 
@@ -211,7 +211,7 @@ class Training:
     return unread
 
 
-def fed(experiment: loop.Experiment) -> Iterator:
+def fed(experiment: building.Experiment) -> Iterator:
   """Call after call as the loop feeds them, without end; only the longest: they share a program."""
   steps = len(next(loop.calls(experiment, 0)))
   while True:

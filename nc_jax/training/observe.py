@@ -75,7 +75,9 @@ class Observer:
     )
     unknown = [name for name in layers or () if name not in taps]
     if unknown:
-      raise UserError(f"observe.layers names {unknown[0]!r}; the network taps {', '.join(taps)}.")
+      raise UserError(
+        f"config.observe.layers names {unknown[0]!r}; the network taps {', '.join(taps)}."
+      )
     wanted = taps if layers is None else (*layers, PENULTIMATE)
     self._widths = {name: tap.shape[-1] for name, tap in taps.items() if name in wanted}
     self._num_classes = num_classes

@@ -15,7 +15,7 @@ from ml_collections import FrozenConfigDict
 from PIL import Image
 
 from nc_jax.errors import UserError
-from nc_jax.training import heads, loop, losses, models, optim
+from nc_jax.training import building, heads, loop, losses, models, optim
 from tests.configs import tiny
 from tests.training.data.prepared_sets import REAL, needs_real
 
@@ -92,7 +92,7 @@ def test_every_network_steps_under_every_loss(name, monkeypatch, tmp_path):
   if name in SHORTENED:
     short = functools.partial(models.MODELS[name], **SHORTENED[name])
     monkeypatch.setitem(models.MODELS, name, short)
-  build_loss = loop.build_loss
+  build_loss = building.build_loss
 
   def sum_of_all(config, dataset):
     options = config.loss.to_dict()
@@ -100,7 +100,7 @@ def test_every_network_steps_under_every_loss(name, monkeypatch, tmp_path):
     each = [build_loss(choice, dataset) for choice in choices]
     return lambda *args: sum(loss(*args) for loss in each)
 
-  monkeypatch.setattr(loop, "build_loss", sum_of_all)
+  monkeypatch.setattr(building, "build_loss", sum_of_all)
   side = next((s for family, s in LEAST_SIDE.items() if name.startswith(family)), 2)
   config = small(
     **OWN,
@@ -110,13 +110,13 @@ def test_every_network_steps_under_every_loss(name, monkeypatch, tmp_path):
     model__width=2,
     model__depth=1 if side < 8 else None,
   )
-  two_steps(loop.build(config))
+  two_steps(building.build(config))
 
 
 @pytest.mark.parametrize("head", heads.HEADS)
 @pytest.mark.parametrize("loss", losses.LOSSES)
 def test_every_loss_steps_with_every_head(loss, head):
-  before, after = two_steps(loop.build(small(loss__name=loss, head__name=head)))
+  before, after = two_steps(building.build(small(loss__name=loss, head__name=head)))
   learns = head in ("linear", "cosine")
   assert ("head" in before.params) == learns
   assert not learns or moved(before.params["head"], after.params["head"])
@@ -128,7 +128,7 @@ def test_every_loss_steps_with_every_head(loss, head):
 )
 def test_every_optimiser_and_every_schedule_steps(optimiser, schedule):
   config = small(optim__name=optimiser, optim__schedule=schedule, optim__warmup_epochs=0.5)
-  two_steps(loop.build(config))
+  two_steps(building.build(config))
 
 
 def test_every_source_that_needs_no_download_steps(tmp_path):
@@ -139,7 +139,7 @@ def test_every_source_that_needs_no_download_steps(tmp_path):
     "arrays": OWN | {"data__dir": npz(tmp_path, 5)},
   }
   for name, changes in sources.items():
-    experiment = loop.build(small(data__name=name, **changes))
+    experiment = building.build(small(data__name=name, **changes))
     assert experiment.dataset.num_classes == (100 if name == "two_digits" else 4)
     two_steps(experiment)
 
@@ -149,11 +149,11 @@ def test_every_source_that_needs_no_download_steps(tmp_path):
 )
 def test_real_sets_step(name):
   # Streamed, so that just the examples of two steps are decoded.
-  two_steps(loop.build(small(data__name=name, data__dir=str(REAL), data__memory_budget_mib=0)))
+  two_steps(building.build(small(data__name=name, data__dir=str(REAL), data__memory_budget_mib=0)))
 
 
 def test_bfloat16_leaves_parameters_and_statistics_in_float32():
-  experiment = loop.build(small(model__precision="bfloat16"))
+  experiment = building.build(small(model__precision="bfloat16"))
   program = jax.make_jaxpr(experiment.program)(
     experiment.state, *experiment.feeds["train"](next(iter(loop.calls(experiment, 0))))
   )
@@ -166,7 +166,7 @@ def test_bfloat16_leaves_parameters_and_statistics_in_float32():
 @pytest.fixture(scope="module")
 def observed():
   """(experiment, {(split, layer, key): value}) with many choices that are not the default."""
-  experiment = loop.build(
+  experiment = building.build(
     small(
       data__label_map=("halves",),
       data__noise_rate=0.4,
@@ -246,7 +246,7 @@ REFUSED = [
 @pytest.mark.parametrize(("changes", "words"), REFUSED, ids=[", ".join(c) for c, _ in REFUSED])
 def test_what_does_not_go_together_is_refused_in_one_line(changes, words):
   with pytest.raises(UserError) as refusal:
-    loop.build(small(**changes))
+    building.build(small(**changes))
   assert words in str(refusal.value)
   assert "\n" not in str(refusal.value)
 
@@ -256,4 +256,4 @@ def test_small_images_are_refused_by_an_imagenet_stem(name, tmp_path):
   model = {"model__name": name, "model__depth": None, "model__stem": "imagenet"}
   config = small(**OWN, **model, data__name="arrays", data__dir=npz(tmp_path, 28))
   with pytest.raises(UserError, match="need images of at least 64x64; these are 28x28"):
-    loop.build(config)
+    building.build(config)

@@ -10,12 +10,12 @@ import pytest
 from nc_jax import writers
 from nc_jax.console import Console
 from nc_jax.errors import RunError, UserError
-from nc_jax.training import checkpoints, loop
+from nc_jax.training import building, checkpoints, loop
 from tests.configs import tiny
 
 
 def run(config, workdir, console=None):
-  experiment = loop.build(config)
+  experiment = building.build(config)
   workdir.mkdir(exist_ok=True)
   console = console or Console(config.optim.total_epochs, experiment.steps_per_epoch)
   loop.train(experiment, workdir, console)
@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tm
     run(tiny(optim__peak_lr=1e18, loss__name="squared_error", model__batch_norm=False), tmp_path)
   kept = checkpoints.Checkpoints(tmp_path)
   for step in kept.steps():
-    kept.restore(step, like=loop.build(tiny(model__batch_norm=False)).state)
+    kept.restore(step, like=building.build(tiny(model__batch_norm=False)).state)
 
 
 def test_what_data_and_devices_do_not_allow_is_refused():
@@ -128,20 +128,20 @@ def test_what_data_and_devices_do_not_allow_is_refused():
     ({"observe__layers": ("layer3",)}, "'layer3'; the network taps layer1, penultimate"),
   ):
     with pytest.raises(UserError, match=words):
-      loop.build(tiny(**changes))
+      building.build(tiny(**changes))
 
 
 def test_observed_epochs_scale_with_the_run():
-  assert loop.epochs_to_observe(None, 3) == (0, 1, 2, 3)
-  grid = loop.epochs_to_observe(None, 300)
+  assert building.epochs_to_observe(None, 3) == (0, 1, 2, 3)
+  grid = building.epochs_to_observe(None, 300)
   assert grid[:22] == (*range(21), 22) and grid[-1] == 300
   ratios = np.array(grid[30:]) / np.array(grid[29:-1])
   assert 1.05 < ratios.min() and ratios.max() < 1.15
-  assert loop.epochs_to_observe((5, 7), 10) == (0, 5, 7, 10)
+  assert building.epochs_to_observe((5, 7), 10) == (0, 5, 7, 10)
 
 
 def test_training_visits_every_example_once_an_epoch_but_for_a_rest_below_a_batch():
-  experiment = loop.build(tiny(data__train_size=130))
+  experiment = building.build(tiny(data__train_size=130))
   ids = np.concatenate([index.ravel() for index in loop.calls(experiment, 0)])
   assert experiment.steps_per_epoch == 8 and len(ids) == 4 * 128
   for epoch in ids.reshape(4, 128):
@@ -152,5 +152,5 @@ def test_training_visits_every_example_once_an_epoch_but_for_a_rest_below_a_batc
 
 
 def test_the_state_does_not_depend_on_the_devices():
-  state = loop.build(tiny()).state
+  state = building.build(tiny()).state
   assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))

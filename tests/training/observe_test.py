@@ -6,7 +6,7 @@ import pytest
 
 from nc_jax import writers
 from nc_jax.console import Console
-from nc_jax.training import checkpoints, loop
+from nc_jax.training import building, checkpoints, loop
 from nc_jax.training.data import Split
 from nc_jax.training.observe import Observer
 from tests.configs import tiny
@@ -33,9 +33,9 @@ def run(tmp_path_factory):
   """(experiment, rows of the last epoch, {split: (taps, logits, labels)} in float64, head)."""
   workdir = tmp_path_factory.mktemp("run")
   config = tiny(optim__total_epochs=6)
-  experiment = loop.build(config)
+  experiment = building.build(config)
   loop.train(experiment, workdir, Console(6, experiment.steps_per_epoch))
-  state = checkpoints.Checkpoints(workdir).restore_latest(like=loop.build(config).state)
+  state = checkpoints.Checkpoints(workdir).restore_latest(like=building.build(config).state)
   as_float64 = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(tree))
   variables = as_float64(state.variables)
   data, outputs = experiment.dataset, {}
