@@ -13,9 +13,7 @@ import importlib
 import re
 import sys
 
-import jax
-
-from nc_jax.errors import RunError, UserError
+from nc_jax.errors import UserError, exit_status
 
 # Each is a module of nc_jax.benchmarks with add_arguments(parser) and run(arguments).
 COMMANDS = {
@@ -32,21 +30,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str]) -> int:
-  try:
-    arguments = parse(argv[1:])
-    return arguments.run(arguments)
-  except UserError as error:
-    print(f"nc_jax: {error}", file=sys.stderr)
-    return 2
-  except (RunError, OSError, MemoryError) as error:
-    print(f"nc_jax: {error}", file=sys.stderr)
-    return 1
-  except jax.errors.JaxRuntimeError as error:  # out of memory, most of the time
-    print(f"nc_jax: {str(error).splitlines()[0]}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print("nc_jax: Interrupted; the table ends here.", file=sys.stderr)
-    return 130
+  return exit_status(run, argv, "the table ends here")
+
+
+def run(argv: list[str]) -> int:
+  arguments = parse(argv[1:])
+  return arguments.run(arguments)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -1,5 +1,9 @@
 """The two ways in which a run ends early, told apart by the exit status of the command line."""
 
+import os
+import sys
+from collections.abc import Callable
+
 
 class UserError(ValueError):
   """The request cannot be carried out as written; nothing was computed or changed. Exit 2."""
@@ -7,3 +11,36 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
   """The run itself failed; what was saved before is whole. Exit 1."""
+
+
+def exit_status(run: Callable[[list[str]], int | None], argv: list[str], interrupted: str) -> int:
+  """Runs a command. Whatever ends it early becomes one line on stderr and an exit status.
+
+  Args:
+    run: the command; returns its status, None for 0.
+    argv: what it is called with.
+    interrupted: what Ctrl-C leaves behind.
+  """
+  try:
+    return run(argv) or 0
+  except UserError as error:
+    return _told(error, 2)
+  except BrokenPipeError:  # whoever read our output has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+  except (RunError, OSError, MemoryError, *_of_jax()) as error:
+    return _told(error, 1)
+  except KeyboardInterrupt:
+    return _told(f"Interrupted; {interrupted}.", 130)
+
+
+def _told(error: Exception | str, status: int) -> int:
+  first_line = str(error).strip().partition("\n")[0]
+  print(f"nc_jax: {first_line or 'out of memory'}", file=sys.stderr)
+  return status
+
+
+def _of_jax() -> tuple[type[Exception], ...]:
+  """What JAX raises where a device fails, by running out of memory most of the time."""
+  jax = sys.modules.get("jax")  # a command that needs no JAX does not load it
+  return () if jax is None else (jax.errors.JaxRuntimeError,)

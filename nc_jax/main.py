@@ -36,27 +36,14 @@ try:
 
   from nc_jax import verdict, virtual_devices, workdirs, writers
   from nc_jax.command_line import describe_settings, parse
-  from nc_jax.errors import RunError, UserError
+  from nc_jax.errors import UserError, exit_status
 except ModuleNotFoundError as missing:
   print(f"nc_jax: {missing}; training needs pip install -e '.[train,plot]'.", file=sys.stderr)
   sys.exit(2)
 
 
 def main(argv: list[str]) -> int:
-  try:
-    return run(argv)
-  except UserError as error:
-    print(f"nc_jax: {error}", file=sys.stderr)
-    return 2
-  except (RunError, OSError, MemoryError) as error:
-    print(f"nc_jax: {error}", file=sys.stderr)
-    return 1
-  except jax.errors.JaxRuntimeError as error:  # out of memory, most of the time
-    print(f"nc_jax: {str(error).splitlines()[0]}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print("nc_jax: Interrupted; the same command goes on from what was saved.", file=sys.stderr)
-    return 130
+  return exit_status(run, argv, "the same command goes on from what was saved")
 
 
 def run(argv: list[str]) -> int:

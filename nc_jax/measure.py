@@ -31,7 +31,6 @@ Exit status: 0 done, 1 measuring failed, 2 the request or a file was wrong.
 
 import argparse
 import functools
-import os
 import pathlib
 import sys
 import tempfile
@@ -39,7 +38,7 @@ import tempfile
 import jax
 
 import nc_jax as nc
-from nc_jax.errors import UserError
+from nc_jax.errors import UserError, exit_status
 from nc_jax.exported import files, passes, table
 from nc_jax.exported.progress import ProgressLine
 
@@ -51,21 +50,7 @@ if __name__ != "__main__":
 
 
 def main(argv: list[str]) -> int:
-  try:
-    run(argv)
-    return 0
-  except UserError as error:
-    print(f"nc_jax: {error}", file=sys.stderr)
-    return 2
-  except BrokenPipeError:  # whoever read our output has seen enough
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-  except (OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-    print(f"nc_jax: {str(error).strip().partition(chr(10))[0] or 'out of memory'}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print("nc_jax: Interrupted; nothing was written.", file=sys.stderr)
-    return 130
+  return exit_status(run, argv, "nothing was written")
 
 
 def run(argv: list[str]):

@@ -23,25 +23,14 @@ import sys
 import textwrap
 import urllib.parse
 
-from nc_jax.errors import RunError, UserError
+from nc_jax.errors import RunError, UserError, exit_status
 from nc_jax.training.data.prepared import TEST_SPLITS, data_dir, find
 
 _PATIENCE = 5.0  # seconds that a host has to answer
 
 
 def main(argv: list[str]) -> int:
-  try:
-    run(argv)
-    return 0
-  except UserError as error:
-    print(f"nc_jax: {error}", file=sys.stderr)
-    return 2
-  except (RunError, OSError) as error:
-    print(f"nc_jax: {error}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print("nc_jax: Interrupted; whole downloads are kept for the next time.", file=sys.stderr)
-    return 130
+  return exit_status(run, argv, "whole downloads are kept for the next time")
 
 
 def run(argv: list[str]):
