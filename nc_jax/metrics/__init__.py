@@ -11,6 +11,7 @@
     geometry       NC2: equal norms, equal angles, the simplex ETF, hyperspherical energies
     pairwise       sums over class pairs by tiles, never a [K, K] array
     duality        NC3: class means against classifier rows
+    certainty      where NC4 needs no scores
     decisions      NC4: the nearest class mean against the labels and the classifier
     spectrum       effective, stable, numerical and nuclear rank of the features
     test_collapse  strong and weak collapse of test features about train means

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
-from nc_jax.metrics import inputs, sharding
+from nc_jax.metrics import certainty, inputs, sharding
 from nc_jax.metrics.centring import centre
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST, squared_norms
@@ -111,8 +111,9 @@ def decide(
 
       nearest(h) = argmin_k ‖h − μ_k‖, present classes only     classifier(h) = argmax_k w_k·h + b_k
 
-  The first of equal candidates wins. The same call serves train features about train means
-  and test features about train means.
+  The first of equal candidates wins. An example well within its class, as nearly all are near
+  collapse, needs no scores: `certainty.radii` says how far that is. The same call serves train
+  features about train means and test features about train means.
 
   Args:
     features: [N, D] numbers, as for `accumulate`; they may lie spread over devices.
@@ -132,7 +133,8 @@ def decide(
   head = None if head is None else head.check(moments.num_classes, moments.dim)
   if moments.scatter is None and projection is None:
     projection = whitener(moments)
-  about = (moments, head, projection)
+  pays = certainty.pays(features.shape[0], moments.num_classes)
+  about = (moments, head, projection, certainty.radii(moments, head) if pays else None)
   split = sharding.split_of(features)
   if split is not None:
     return _decide_sharded(features, labels, mask, about, *split)
@@ -173,7 +175,7 @@ def _nearest(features: Array, moments: ClassMoments) -> Array:
 
 
 def _add(seen: Decisions, features, labels, mask, skip, about) -> Decisions:
-  moments, head, projection = about
+  moments, head, projection, radii = about
   choices = _deciding(moments, head)
   present = moments.count > 0
 
@@ -185,9 +187,14 @@ def _add(seen: Decisions, features, labels, mask, skip, about) -> Decisions:
     keep &= inside
     y = jnp.where(keep, y, 0)
     placed = keep & present[y]
-    guess, *choice = choices(h)
     own = _difference(h, y, moments)
     own_distance = squared_norms(own)
+    if radii is None:
+      guess, *choice = choices(h)
+    else:
+      certain = ~keep | (own_distance < radii[y] ** 2)
+      number, rows = 1 if head is None else 2, sharding.chunk_rows() // 8
+      guess, *choice = certainty.where_needed(choices, h, y, certain, number, rows)
     closest = lax.cond(
       jnp.any(guess != y),
       # Scores round: the label's own mean may win by less than their precision.

@@ -8,6 +8,7 @@ import pytest
 import worlds
 
 import nc_jax as nc
+from nc_jax.metrics import certainty
 from nc_jax.metrics import decisions as module
 
 K, D, N = worlds.K, worlds.D, worlds.N
@@ -88,6 +89,67 @@ def test_tiles_of_classes_change_nothing(monkeypatch):
     monkeypatch.setattr(module, "CLASS_TILE", tile)
     tiled = jax.jit(lambda: nc.decide(*world[:2], moments, head))()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), tiled, whole)
+
+
+class TestCertainty:
+  """Many classes: examples within the ball of their class are decided without scores."""
+
+  K, D, N = 70, 12, 900
+
+  def world(self, std, seed=0, missing=(3, 69)):
+    rng = np.random.default_rng(seed)
+    means = rng.normal(size=(self.K, self.D))
+    labels = rng.choice(np.setdiff1d(np.arange(self.K), missing), self.N).astype(np.int32)
+    features = means[labels] + std * rng.normal(size=(self.N, self.D)) + 5
+    # Nearly the nearest-mean classifier: near collapse it decides for the label.
+    bias = -(means**2).sum(1) / 2 - 5 * means.sum(1) + 0.1 * rng.normal(size=self.K)
+    head = nc.Head(means + 0.02 * rng.normal(size=means.shape), bias)
+    return features.astype(np.float32), labels, head
+
+  @pytest.mark.parametrize("std", [1e-4, 0.1, 0.25, 1.0])
+  def test_decisions_are_those_of_the_scores(self, std):
+    features, labels, head = self.world(std)
+    moments = nc.ClassMoments.of(features, labels, self.K)
+    certain = nc.decide(features, labels, moments, head)
+    scored = jax.jit(nc.decide)(features[:200], labels[:200], moments, head)  # too few to pay
+    for start in range(200, self.N, 100):
+      rows = slice(start, start + 100)
+      scored = scored.merge(nc.decide(features[rows], labels[rows], moments, head))
+    for name in ("count", "placed", "ncc_wrong", "classifier_wrong", "mismatch"):
+      assert getattr(certain, name) == getattr(scored, name), name
+    for name in ("own_distance", "nearest_distance", "feature_norm"):
+      np.testing.assert_allclose(getattr(certain, name), getattr(scored, name), rtol=1e-5)
+
+  def test_within_the_radius_nothing_else_is_decided(self):
+    """Steps of random direction and of the radius's length, against float64."""
+    features, labels, head = self.world(0.05)
+    moments = nc.ClassMoments.of(features, labels, self.K)
+    radii = np.asarray(certainty.radii(moments, head), np.float64)
+    assert radii[3] == radii[69] == 0 and (radii > 0).sum() > self.K / 4
+    means = np.asarray(moments.reference, np.float64) + np.asarray(moments.mean, np.float64)
+    present = np.asarray(moments.count) > 0
+    rng = np.random.default_rng(1)
+    # Towards each rival, where the decision changes first, and anywhere.
+    for k in np.flatnonzero(radii):
+      rivals = [means[j] - means[k] for j in np.flatnonzero(present) if j != k]
+      rivals += [row - head.weight[k] for j, row in enumerate(head.weight) if j != k]
+      steps = np.concatenate([rivals, rng.normal(size=(50, self.D))])
+      steps *= radii[k] / np.linalg.norm(steps, axis=1, keepdims=True)
+      h = means[k] + steps
+      distance = ((h[:, None] - means[present]) ** 2).sum(-1)
+      assert (np.flatnonzero(present)[distance.argmin(1)] == k).all()
+      assert ((h @ head.weight.T + head.bias).argmax(1) == k).all()
+
+  def test_it_is_used_where_it_pays(self, monkeypatch):
+    features, labels, head = self.world(1e-3)
+    calls = []
+    monkeypatch.setattr(
+      certainty, "radii", lambda *args: calls.append(1) or jnp.zeros(self.K)
+    )
+    nc.decide(features, labels, nc.ClassMoments.of(features, labels, self.K), head)
+    assert calls == [1]
+    nc.decide(features[:50], labels[:50], nc.ClassMoments.of(features, labels, self.K), head)
+    assert calls == [1]
 
 
 class TestPytree:
