@@ -2,7 +2,7 @@
 
 `run` starts this file by its path, so that the process loads one contender and nothing else:
 
-    nc_jax     nc.report without the ranks
+    nc_jax     nc.report without the ranks, with OPENBLAS_NUM_THREADS=1, as the README advises
     rhubarbwu  github.com/rhubarbwu/neural-collapse as its README uses it: four accumulators, three
                passes in batches of 4096, then NC1 (pinv, quotient, CDNV), NC2 (ETF error, two
                kernels), NC3 (duality error, similarities) and NC4
@@ -19,6 +19,8 @@ import time
 
 import numpy as np
 
+# What JAX's LAPACK needs so as not to wait for XLA's threads; the peer's library is another.
+SETTINGS = {"nc_jax": {"OPENBLAS_NUM_THREADS": "1"}}
 BATCH = 4096
 BUDGET = 40.0  # s; what takes a contender longer is sampled and scaled
 PAIRS = 2048  # classes of which the contender's pairwise kernels are timed, if there are more
@@ -42,7 +44,7 @@ def run(contender: str, size, repeats: int, on_gpu: bool) -> dict:
   numbers = [str(number) for number in (size.n, size.d, size.k, repeats)]
   done = subprocess.run(
     [sys.executable, "-P", __file__, contender, device, *numbers],
-    env=os.environ | {"PYTHONPATH": path},
+    env=os.environ | {"PYTHONPATH": path} | SETTINGS.get(contender, {}),
     capture_output=True,
     text=True,
   )

@@ -7,15 +7,15 @@ from jax import Array, lax
 from nc_jax.metrics.centring import centre
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST
+from nc_jax.metrics.sharding import chunk_rows
 
-MANY = 64  # classes: with fewer, scores cost no more than looking for the examples that need them
 _TILE = 512  # class means scored at a time
 _SLACK = 1e-5  # of the largest term of a score: what rounding may take from a margin
 
 
 def pays(examples: int, num_classes: int) -> bool:
-  """Whether the K² scores of the class means cost much less than the examples' N K."""
-  return num_classes >= MANY and examples >= 4 * num_classes
+  """Whether the K² scores of the class means, and compiling them, cost little beside N K."""
+  return examples >= 4 * max(num_classes, chunk_rows())
 
 
 @jax.jit

@@ -8,7 +8,7 @@ import pytest
 import worlds
 
 import nc_jax as nc
-from nc_jax.metrics import certainty
+from nc_jax.metrics import certainty, sharding
 from nc_jax.metrics import decisions as module
 
 K, D, N = worlds.K, worlds.D, worlds.N
@@ -95,6 +95,11 @@ class TestCertainty:
   """Many classes: examples within the ball of their class are decided without scores."""
 
   K, D, N = 70, 12, 900
+
+  @pytest.fixture(autouse=True)
+  def small_chunks(self, monkeypatch):
+    for place in (sharding, certainty):
+      monkeypatch.setattr(place, "chunk_rows", lambda: 64)
 
   def world(self, std, seed=0, missing=(3, 69)):
     rng = np.random.default_rng(seed)
