@@ -40,8 +40,8 @@ def get_config(variant: str = "paper"):
     config.loss.name = "squared_error"
     config.optim.peak_lr = 0.05
     config.optim.weight_decay = 5e-3
-    config.optim.total_epochs = 60
+    config.optim.total_epochs = 90
     config.optim.steps_per_call = 31
-    config.observe.epochs = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55)
+    config.observe.epochs = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80)
     config.checkpoint.every_epochs = 10
   return config

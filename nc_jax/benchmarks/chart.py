@@ -4,7 +4,7 @@ import pathlib
 
 from matplotlib.figure import Figure
 
-from nc_jax.benchmarks.table import Row
+from nc_jax.benchmarks.table import Row, number
 from nc_jax.files import replacing
 
 _COLOURS = {"limit": "#999999", "numpy": "#CC79A7", "process": "#009E73"}
@@ -22,7 +22,7 @@ def draw(path: pathlib.Path, rows: list[Row], title: str):
     values = [row.x_product for row in bars]
     colours = [_COLOURS.get(row.what.split("/")[0], _OURS) for row in bars]
     drawn = axes.barh(names, values, color=colours)
-    axes.bar_label(drawn, [f" {value:.2g}" for value in values], fontsize=8)
+    axes.bar_label(drawn, [f" {number(value)}" for value in values], fontsize=8)
     axes.axvline(1, color="black", linestyle="--", linewidth=1)
     axes.set_xscale("log")
     axes.margins(x=0.15)
