@@ -125,6 +125,16 @@ class TestCertainty:
     for name in ("own_distance", "nearest_distance", "feature_norm"):
       np.testing.assert_allclose(getattr(certain, name), getattr(scored, name), rtol=1e-5)
 
+  def test_over_devices_it_is_the_same(self):
+    features, labels, head = self.world(0.6)
+    moments = nc.ClassMoments.of(features, labels, self.K)
+    alone = nc.decide(features, labels, moments, head)
+    assert alone.ncc_wrong > 0 and alone.mismatch > 0
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("examples",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("examples"))
+    spread = nc.decide(jax.device_put(features, rows), labels, moments, head)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), spread, alone)
+
   def test_within_the_radius_nothing_else_is_decided(self):
     """Steps of random direction and of the radius's length, against float64."""
     features, labels, head = self.world(0.05)
