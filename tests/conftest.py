@@ -1,9 +1,12 @@
 """Four virtual CPU devices for every test, set up before JAX is imported."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
+
+import pytest
 
 DEVICES = 4
 
@@ -22,3 +25,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+  """Each compiled program maps memory of its own, and a process may map only so often: a suite that
+  keeps them all dies in the middle by a segmentation fault."""
+  yield
+  import jax
+
+  jax.clear_caches()
+  gc.collect()
