@@ -29,8 +29,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-  """Each compiled program maps memory of its own, and a process may map only so often: a suite that
-  keeps them all dies in the middle by a segmentation fault."""
+  """A suite that kept every compiled program to its end was seen to die of a segmentation fault
+  within XLA, late, while it compiled one more."""
   yield
   import jax
 
