@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from nc_jax.metrics.moments import ClassMoments
+from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST
 
 
@@ -60,6 +60,13 @@ def centre(moments: ClassMoments, global_mean: str = "classes") -> Centred:
   average = jnp.matmul(weights, about, precision=HIGHEST)
   means = jnp.where(present[:, None], about - average, 0)
   return Centred(means, present, classes, base, mean + average)
+
+
+def logits_at_centre(centred: Centred, head: Head) -> Array:
+  """[K] W μ_G + b, what the head says of the global mean; a head without bias has b = 0."""
+  parts = (centred.base, centred.offset)
+  logits = sum(jnp.matmul(head.weight, part, precision=HIGHEST) for part in parts)
+  return logits if head.bias is None else logits + head.bias
 
 
 def sample_weights(moments: ClassMoments) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from nc_jax.metrics.centring import centre
+from nc_jax.metrics.centring import centre, logits_at_centre
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST
 from nc_jax.metrics.sharding import chunk_rows
@@ -28,12 +28,12 @@ def radii(moments: ClassMoments, head: Head | None) -> Array:
   Only present classes rival for the nearest mean, all for the head. Less 1 % for rounding; 0 for
   an empty class. Near collapse nearly every example lies in the ball of its class.
   """
-  means, present, _, base, offset = centre(moments)
+  centred = centre(moments)
+  means, present = centred.means, centred.present
   num_classes = means.shape[0]
   square = jnp.sum(means**2, axis=1)
   if head is not None:
-    at_centre = sum(jnp.matmul(head.weight, x, precision=HIGHEST) for x in (base, offset))
-    bias = at_centre if head.bias is None else at_centre + head.bias
+    bias = logits_at_centre(centred, head)
     about = head.weight - jnp.mean(head.weight, axis=0)
     length = jnp.sqrt(jnp.sum(about**2, axis=1))
     slope = length + jnp.max(length)  # at least every ‖w_k − w_j‖

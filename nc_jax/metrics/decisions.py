@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from nc_jax.metrics import certainty, inputs, sharding
-from nc_jax.metrics.centring import centre
+from nc_jax.metrics.centring import centre, logits_at_centre
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST, squared_norms
 from nc_jax.metrics.variability import whitener
@@ -256,11 +256,11 @@ def _deciding(moments: ClassMoments, head: Head | None = None):
 
   Centred on both sides: the expanded distance would lose the decision to a common offset.
   """
-  means, present, _, base, offset = centre(moments)
+  centred = centre(moments)
+  means, present, _, base, offset = centred
   rivals = [(means, jnp.where(present, -jnp.sum(means**2, axis=1) / 2, -jnp.inf))]
   if head is not None:
-    at_centre = sum(jnp.matmul(head.weight, x, precision=HIGHEST) for x in (base, offset))
-    rivals.append((head.weight, at_centre if head.bias is None else at_centre + head.bias))
+    rivals.append((head.weight, logits_at_centre(centred, head)))
 
   def choices(features: Array) -> list[Array]:
     about = (features.astype(means.dtype) - base) - offset

@@ -5,10 +5,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from nc_jax.metrics import pairwise
-from nc_jax.metrics.centring import Centred
+from nc_jax.metrics.centring import Centred, logits_at_centre
 from nc_jax.metrics.geometry import etf_error, mean_and_variance, variation
 from nc_jax.metrics.moments import Head
-from nc_jax.metrics.products import HIGHEST
 
 
 def self_duality(centred: Centred, head: Head) -> Array:
@@ -81,10 +80,7 @@ def bias_residual(centred: Centred, head: Head) -> Array:
 
   References: Zhu et al. 2021, arXiv 2105.02375.
   """
-  logits = jnp.matmul(head.weight, centred.base, precision=HIGHEST)
-  logits += jnp.matmul(head.weight, centred.offset, precision=HIGHEST)
-  if head.bias is not None:
-    logits += head.bias
+  logits = logits_at_centre(centred, head)
   return jnp.sqrt(jnp.sum(jnp.where(centred.present, logits, 0) ** 2))
 
 
