@@ -3,6 +3,7 @@
     results     rows of many runs, read as curves over epochs and as final values per seed
     claims      what must be seen: a measured number beside its threshold; tables; the verdict
     statistics  rank agreement, ratios and falls of curves
+    penultimate keys of the penultimate layer, and their columns of a table
     panels      figures of many cells: a grid, a mean line in its range, epochs on x
     e1          train against test collapse along training
     e2          test collapse against the size of the train set

@@ -169,7 +169,7 @@ def _phase(results: Results) -> Figure:
   panels.diagonal(axes, "V(test) = V(train)")
   axes.set_xlabel("V(train)")
   axes.set_ylabel("V(test)")
-  axes.set_title("From the untrained network (○) to the end of training (●)")
+  axes.set_title("From the untrained network (○) to the end of training (●)", fontsize=9)
   figure.legend(loc="outside right upper", fontsize=8)
   return figure
 

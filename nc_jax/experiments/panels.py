@@ -108,14 +108,16 @@ def trajectory(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, color, **st
   axes.plot(x, y, color=color, label=label, linewidth=1.2, **style)
   axes.plot(x[:1], y[:1], "o", color=color, markerfacecolor="white", markersize=7)
   axes.plot(x[-1:], y[-1:], "o", color=color, markersize=6)
-  if len(x) > 2:
-    # Halfway along the path as it is drawn, not halfway through the epochs.
-    along = np.concatenate([[0], np.hypot(np.diff(np.log(x)), np.diff(np.log(y))).cumsum()])
-    middle = int(np.clip(np.searchsorted(along, along[-1] / 2), 1, len(x) - 1))
+  if len(x) > 1:
+    # Half of the longest step as it is drawn: there the arrow is not lost among short ones.
+    step = int(np.hypot(np.diff(np.log(x)), np.diff(np.log(y))).argmax())
+    begin, end = (x[step], y[step]), (x[step + 1], y[step + 1])
     axes.annotate(
-      "", (x[middle], y[middle]), (x[middle - 1], y[middle - 1]),
-      arrowprops={"arrowstyle": "-|>", "color": color, "mutation_scale": 14, "linewidth": 0},
-    )  # fmt: skip
+      "",
+      tuple(np.sqrt(np.multiply(begin, end))),
+      begin,
+      arrowprops={"arrowstyle": "-|>", "color": color, "mutation_scale": 16, "linewidth": 0},
+    )
 
 
 def diagonal(axes: Axes, label: str):

@@ -25,7 +25,9 @@ def test(n, epochs):
 test.__test__ = False  # a formula, named as it is written in the claims
 
 
-def grid(V_train=train, V_test=test, error=lambda n, epochs: 6 / n**0.7, train_error=0.0):
+def grid(
+  V_train=train, V_test=test, error=lambda n, epochs: 6 / n**0.7, train_error=0.0, missing=()
+):
   """Both budgets, which share the reference n; two seeds, 10 % above and below the formula."""
   cells, runs = [], []
   for budget in ("updates", "epochs"):
@@ -50,6 +52,7 @@ def grid(V_train=train, V_test=test, error=lambda n, epochs: 6 / n**0.7, train_e
           ("train", "logits", "error/classifier"): train_error if n == 6000 else 0.0,
         }
         runs.append(run(cell.name, ends, seed, epochs=(0, 1, 10, 100, 300)))
+  runs = [r for r in runs if r.cell not in missing]
   return Results(cells[::-1], runs)  # the order they are asked for does not matter
 
 
@@ -103,9 +106,9 @@ def test_sizes_that_did_not_end_satisfy_nothing():
   cells = grid().cells
   nothing = Results(cells, [])
   assert failing(nothing) == {(claim.item, claim.cell) for claim in e2.claims(nothing)}
-  one_less = [r for r in grid()._runs if r.cell != "n=150, updates"]
-  assert {("E2.1", UPDATES), ("E2.2", UPDATES)} <= failing(Results(cells, one_less))
-  for results in (nothing, Results(cells, one_less), Results(cells[:1], one_less[:0])):
+  one_less = grid(missing=("n=150, updates",))
+  assert {("E2.1", UPDATES), ("E2.2", UPDATES)} <= failing(one_less)
+  for results in (nothing, one_less, Results(cells[:1], [])):
     assert all(image.startswith(b"\x89PNG") for image in drawn(e2.figures(results)).values())
 
 
