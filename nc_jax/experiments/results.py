@@ -1,0 +1,134 @@
+"""Rows of many runs, read as curves over epochs and as final values, seed by seed."""
+
+import csv
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nc_jax.files import replacing
+from nc_jax.training.models import LOGITS
+
+COLUMNS = ("cell", "seed", "epoch", "split", "layer", "key", "value")
+
+
+class Cell(NamedTuple):
+  """One config of an experiment; with a seed it is a run."""
+
+  name: str  # unique in the experiment
+  config: Any  # the recipe without its seed: a ConfigDict, or a dict of the same shape
+  values: Mapping[str, Any] = {}  # what tells it from the other cells, such as {"n": 150}
+  negative: bool = False  # its claims must fail
+
+
+class Run(NamedTuple):
+  """What one seed of one cell yielded."""
+
+  cell: str
+  seed: int
+  rows: list[tuple[int, str, str, str, float]]  # (epoch, split, layer, key, value)
+  failed: str | None = None  # why it has no end
+
+
+class Results:
+  """The runs of one experiment.
+
+  A run that failed gives no curve and no final value, and stands in `failed` and in the CSV.
+  S below is the number of runs of a cell that ended, in the order they were given.
+
+  Args:
+    cells: what was asked for.
+    runs: what came back, in any order.
+
+  Raises ValueError for a name that two cells share, for a run of an unknown cell, and for two
+  runs of one cell and seed.
+  """
+
+  def __init__(self, cells: list[Cell], runs: list[Run]):
+    self.cells = list(cells)
+    self._cells = {cell.name: cell for cell in cells}
+    if len(self._cells) < len(self.cells):
+      names = [cell.name for cell in cells]
+      twice = sorted({name for name in names if names.count(name) > 1})
+      raise ValueError(f"cells must have names of their own; got twice: {', '.join(twice)}")
+    self._runs = list(runs)
+    self.failed = [run for run in runs if run.failed is not None]
+    self._ended: dict[str, list[_Indexed]] = {name: [] for name in self._cells}
+    seen = set()
+    for run in runs:
+      self.cell(run.cell)
+      if (run.cell, run.seed) in seen:
+        raise ValueError(f"runs must differ in cell or seed; got twice: {run.cell}, {run.seed}")
+      seen.add((run.cell, run.seed))
+      if run.failed is None:
+        self._ended[run.cell].append(_index(run))
+
+  def cell(self, name: str) -> Cell:
+    if name not in self._cells:
+      raise ValueError(f"cell must be one of {', '.join(self._cells)}; got {name!r}")
+    return self._cells[name]
+
+  def seeds(self, cell: str) -> list[int]:
+    return [run.seed for run in self._of(cell)]
+
+  def layers(self, cell: str) -> list[str]:
+    """In the order of the network; the pseudo-layer of the logits is none of them."""
+    names = (layer for run in self._of(cell) for _, layer, _ in run.curves)
+    return [name for name in dict.fromkeys(names) if name != LOGITS]
+
+  def curve(self, cell: str, split: str, layer: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(epochs int [E], values float64 [S, E]) at the epochs that all seeds have; E may be 0."""
+    curves = [run.curves.get((split, layer, key), {}) for run in self._of(cell)]
+    epochs = sorted(set.intersection(*map(set, curves))) if curves else []
+    values = [[curve[epoch] for epoch in epochs] for curve in curves]
+    return np.array(epochs, int), np.array(values, float).reshape(len(curves), len(epochs))
+
+  def final(self, cell: str, split: str, layer: str, key: str) -> np.ndarray:
+    """float64 [S]: each seed's value at its last epoch; nan where it has none there."""
+    wanted = (split, layer, key)
+    values = [run.curves.get(wanted, {}).get(run.last, np.nan) for run in self._of(cell)]
+    return np.array(values, float)
+
+  def interval(self, cell: str, split: str, layer: str, key: str) -> tuple[float, float]:
+    """Bootstrap bounds over examples at the last epoch, mean over seeds; nan where there are none.
+
+    2.5 % and 97.5 %. They say how far one network's number depends on its examples, which the
+    range over seeds does not.
+    """
+    bounds = [self.final(cell, split, layer, f"{key}/{end}") for end in ("low", "high")]
+    low, high = (float(ends.mean()) if ends.size else np.nan for ends in bounds)
+    return low, high
+
+  def terminal_epoch(self, cell: str) -> list[int | None]:
+    """Per seed: the first observed epoch with train error 0; None if there was none."""
+    curves = [run.curves.get(("train", LOGITS, "error/classifier"), {}) for run in self._of(cell)]
+    return [min((e for e, error in curve.items() if error == 0), default=None) for curve in curves]
+
+  def write_csv(self, path: pathlib.Path):
+    """One line per number, failed runs included."""
+    with replacing(path) as file:
+      writer = csv.writer(file, lineterminator="\n")
+      writer.writerow(COLUMNS)
+      for run in self._runs:
+        writer.writerows(
+          (run.cell, run.seed, *where, f"{value:.9g}")  # nine digits hold a float32
+          for *where, value in run.rows
+        )
+
+  def _of(self, cell: str) -> list["_Indexed"]:
+    return self._ended[self.cell(cell).name]
+
+
+class _Indexed(NamedTuple):
+  seed: int
+  last: int | None  # its last epoch; None without rows
+  curves: dict[tuple[str, str, str], dict[int, float]]  # (split, layer, key) -> epoch -> value
+
+
+def _index(run: Run) -> _Indexed:
+  curves: dict[tuple[str, str, str], dict[int, float]] = {}
+  for epoch, split, layer, key, value in run.rows:
+    curves.setdefault((split, layer, key), {})[epoch] = value
+  last = max((max(curve) for curve in curves.values()), default=None)
+  return _Indexed(run.seed, last, curves)
