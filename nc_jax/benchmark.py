@@ -14,19 +14,13 @@ import re
 import sys
 
 from nc_jax.errors import UserError, exit_status
+from nc_jax.parser import Parser
 
 # Each is a module of nc_jax.benchmarks with add_arguments(parser) and run(arguments).
 COMMANDS = {
   "metrics": "the metric library beside this machine's limits, plain NumPy, and a peer",
   "train": "training as a config asks for it, beside this machine's limits",
 }
-
-
-class Parser(argparse.ArgumentParser):
-  """An ArgumentParser whose complaint is one line, raised as UserError."""
-
-  def error(self, message: str):
-    raise UserError(f"{message}. See {self.prog} --help.")
 
 
 def main(argv: list[str]) -> int:

@@ -53,12 +53,20 @@ def read_config(
   path = source if pathlib.Path(source).exists() else source.rsplit(":", 1)[0]
   if not pathlib.Path(path).is_file():
     raise UserError(f"--config={source}: there is no file {path}.")
-  for arg in arguments:
-    if override := re.match(r"--?(?:no)?config\.([^=]+)", arg):
-      settings.check_key(override[1])
-
-  values = flags.FlagValues() if values is None else values
   config = settings.from_json(path) if path.endswith(".json") else load_config(source)
+  return settings.resolve(override(config, arguments, values))
+
+
+def override(
+  config: ml_collections.ConfigDict, arguments: list[str], values: flags.FlagValues | None = None
+) -> ml_collections.ConfigDict:
+  """A complete config, changed as the overrides --config.KEY=VALUE among the arguments say.
+
+  `values` as in `read_config`. Raises UserError for whatever is wrong with the arguments.
+  """
+  for key in overridden(arguments):
+    settings.check_key(key)
+  values = flags.FlagValues() if values is None else values
   argv = ["nc_jax", *_clear(config, arguments)]
   holder = config_flags.DEFINE_config_dict(
     "config", config, sys_argv=argv, flag_values=values, lock_config=True
@@ -71,20 +79,31 @@ def read_config(
     raise UserError(str(error)) from error
   if extra:
     raise UserError(f"{extra[0]!r} is not understood; settings are written --config.KEY=VALUE.")
-  return settings.resolve(holder.value)
+  return holder.value
+
+
+def overridden(arguments: list[str]) -> list[str]:
+  """The keys that --config.KEY=VALUE among the arguments name."""
+  found = (re.match(r"--?(?:no)?config\.([^=]+)", arg) for arg in arguments)
+  return [match[1] for match in found if match]
 
 
 def load_config(source: str) -> ml_collections.ConfigDict:
   """What FILE[:VARIANT] says, complete. Raises UserError for whatever the file raises."""
   path, variant = (source, "") if pathlib.Path(source).exists() else source.rsplit(":", 1)
+  config = call(path, "get_config", *filter(None, [variant]), says=f"--config={source}")
+  return settings.complete(config)
+
+
+def call(path: str | pathlib.Path, function: str, *arguments, says: str):
+  """What a function of a config file returns. Raises UserError for whatever the file raises."""
   spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-    config = module.get_config(*filter(None, [variant]))
+    return getattr(module, function)(*arguments)
   except Exception as error:
-    raise UserError(f"--config={source}: {type(error).__name__}: {error}") from error
-  return settings.complete(config)
+    raise UserError(f"{says}: {type(error).__name__}: {error}") from error
 
 
 def _take(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:

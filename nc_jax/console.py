@@ -17,7 +17,7 @@ class Console:
   """Progress of a run. Use as a context manager around the loop.
 
   Shown are the epoch, the running train loss, the errors and V = nc1/trace_ratio of both splits
-  when last observed, steps per second, and the time left.
+  when last observed, steps per second, and the time left; of runs trained together, medians.
   """
 
   def __init__(self, total_epochs: int, steps_per_epoch: int):
@@ -66,9 +66,9 @@ class Console:
     self._status["loss"] = f"{loss:.4f}"
     self._show(step)
 
-  def observed(self, step: int, loss: float, errors: tuple, nc1: tuple):
-    """Tells of an observation: the train loss, and (train, test) errors and trace ratios."""
-    self._status["loss"] = f"{loss:.4f}"
+  def observed(self, step: int, losses, errors, nc1):
+    """Tells of an observation: losses, errors and trace ratios, of (train, test) each."""
+    self._status["loss"] = f"{losses[0]:.4f}"
     self._status["error"] = "/".join(f"{error:.4f}" for error in errors)
     self._status["nc1"] = "/".join(f"{value:.3g}" for value in nc1)
     epoch = step // self._steps_per_epoch
@@ -83,6 +83,11 @@ class Console:
       self._told = step // self._steps_per_epoch
       s = self._status
       self.say(f"epoch {epoch}  {_numbers(s)}  {s['speed']} steps/s  {s['left']} left")
+
+
+def say(text: str):
+  """A line between the progress of runs."""
+  RichConsole(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

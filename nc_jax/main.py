@@ -115,8 +115,9 @@ def observe_again(experiment, workdir: pathlib.Path) -> int:
       raise UserError(f"--workdir={workdir} holds no checkpoint yet.")
     rows = []
     for step in checkpoints.steps():
-      observation = experiment.observer(checkpoints.restore(step, like=experiment.state))
       epoch = step // experiment.steps_per_epoch
+      state = checkpoints.restore(step, like=experiment.state)
+      ((_, observation),) = experiment.observe(state, epoch)
       rows += [(step, epoch, *row[:3], writers.to_text(row.value)) for row in observation.rows]
       print(f"epoch {epoch}: observed", file=sys.stderr)
   path = workdir / "observed.csv"

@@ -73,6 +73,11 @@ _POSITIVE = ("> 0", lambda x: x > 0)
 _NOT_NEGATIVE = (">= 0", lambda x: x >= 0)
 _labels = lambda x: all(isinstance(y, int | str) and not isinstance(y, bool) for y in x) and x
 
+def _distinct(values, kind: type) -> bool:
+  numbers = all(isinstance(x, kind) and not isinstance(x, bool) for x in values)
+  return numbers and all(0 < x < float("inf") for x in values) and len(set(values)) == len(values)
+
+
 # An optional key may be left out of a config: it is then None.
 SETTINGS: dict[str, Setting] = {
   "seed": _whole(0, "orders the examples, draws the data and the initial weights", 2**32 - 1),
@@ -182,6 +187,22 @@ SETTINGS: dict[str, Setting] = {
   "observe.max_scatter_dim": _whole(0, "wider layers are measured without a [D, D] scatter: no "
                                     "nc1/vci and no ranks"),
   "observe.max_rank_dim": _whole(0, "wider layers are measured without the ranks, which cost D^3"),
+  "observe.bootstrap": _whole(1, "replicates of 95 % intervals over examples at the last epoch and "
+                              "of probes; None: no intervals", optional=True),
+  "probe.target": _name(("fine", "held_out"), "what probes of frozen features learn: the labels "
+                        "before label_map, or the classes of held_out; None: no probes",
+                        optional=True),
+  "probe.epochs": _tuple("increasing whole numbers >= 0",
+                         lambda x: _increasing(x, int, -1, float("inf")),
+                         "epochs to probe, besides the first and the last; None: the observed ones",
+                         optional=True),
+  "probe.ridge": _tuple("numbers > 0", lambda x: _distinct(x, float),
+                        "penalties of ridge probes, over the number of examples; (): none; "
+                        "None: 0.001", optional=True),
+  "probe.logistic": _tuple("numbers > 0", lambda x: _distinct(x, float),
+                           "penalties of logistic probes; (): none; None: 0.001", optional=True),
+  "probe.knn": _tuple("whole numbers >= 1", lambda x: _distinct(x, int), "numbers of nearest "
+                      "neighbours; (): none; None: 5", optional=True),
   "checkpoint.every_epochs": _whole(1, "epochs between checkpoints", harmless=True),
   "checkpoint.max_to_keep": _whole(1, "checkpoints to keep, the latest; None: all", optional=True,
                                    harmless=True),

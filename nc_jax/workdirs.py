@@ -39,7 +39,16 @@ def finished(workdir: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def opened(workdir: pathlib.Path, config):
-  """Makes the workdir, holds it for this process, and puts the config there.
+  """Makes the workdir, holds it for this process, and puts the config there. Raises as `held`."""
+  with held(workdir):
+    with replacing(workdir / "config.json") as file:
+      file.write(settings.to_json(config))
+    yield
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path):
+  """Makes the workdir and holds it for this process.
 
   Raises UserError where another run holds it, or where it cannot be made.
   """
@@ -53,6 +62,4 @@ def opened(workdir: pathlib.Path, config):
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise UserError(f"--workdir={workdir}: another run is writing there now.") from None
-    with replacing(workdir / "config.json") as file:
-      file.write(settings.to_json(config))
     yield

@@ -7,7 +7,7 @@ def test_without_a_terminal_lines_come_at_a_sensible_rate(capsys):
   with Console(total_epochs=300, steps_per_epoch=10) as console:
     for epoch in range(301):
       console.trained(10 * epoch, 0.5)
-      console.observed(10 * epoch, 0.25, (0.1, 0.2), (0.001, 30.0))
+      console.observed(10 * epoch, (0.25, 0.5), (0.1, 0.2), (0.001, 30.0))
   lines = capsys.readouterr().err.splitlines()
   told = [
     int(re.match(r"epoch (\d+)/300  loss 0.2500  error 0.1000/0.2000  NC1 0.001/30", l)[1])
@@ -20,7 +20,7 @@ def test_without_a_terminal_lines_come_at_a_sensible_rate(capsys):
 def test_sparse_observations_are_told_too(capsys):
   with Console(total_epochs=300, steps_per_epoch=10) as console:
     for epoch in (0, 3, 4, 7, 60, 300):
-      console.observed(10 * epoch, 0.25, (0.1, 0.2), (0.001, 30.0))
+      console.observed(10 * epoch, (0.25, 0.5), (0.1, 0.2), (0.001, 30.0))
   told = [line.split("/")[0] for line in capsys.readouterr().err.splitlines()]
   # 4 passes no mark that 3 has not passed.
   assert told == ["epoch 0", "epoch 3", "epoch 7", "epoch 60", "epoch 300"]

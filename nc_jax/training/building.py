@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,25 +11,89 @@ import numpy as np
 import optax
 
 from nc_jax.errors import UserError
-from nc_jax.training import heads, losses, models, optim
-from nc_jax.training.data import Dataset, load
+from nc_jax.training import heads, losses, models, optim, probes
+from nc_jax.training.data import Dataset, epoch_order, load
 from nc_jax.training.data.augment import augment
+from nc_jax.training.features import Collector
 from nc_jax.training.feeds import Feed
-from nc_jax.training.observe import Observer
-from nc_jax.training.steps import AXIS, TrainState, init_state, make_apply, make_train
+from nc_jax.training.measurer import Measurer, Observed, Probing
+from nc_jax.training.observe import Observation, Observer
+from nc_jax.training.steps import (
+  AXIS,
+  TrainState,
+  init_state,
+  make_apply,
+  make_train,
+  replicate,
+)
+
+
+class Run(NamedTuple):
+  """One run: where below the workdir its results go, what it was asked for, and its data."""
+
+  folder: str  # "" is the workdir itself
+  config: object  # resolved
+  dataset: Dataset
 
 
 class Experiment(NamedTuple):
-  """Everything that a config asks for, built and checked; no step was taken, no file touched."""
+  """Everything that a config asks for, built and checked; no step was taken, no file touched.
+
+  For `loop.train`, a `together.Cohort` is the same of many configs.
+  """
 
   config: object
   dataset: Dataset
   state: TrainState  # untrained
   feeds: dict[str, Feed]
   program: Callable  # (state, images, labels, index) -> (state, {"loss": [T], "error": [T]})
-  observer: Observer
+  measurer: Measurer
+  observed: Observed
   observe_epochs: tuple[int, ...]
   steps_per_epoch: int
+
+  @property
+  def runs(self) -> tuple[Run, ...]:
+    return (Run("", self.config, self.dataset),)
+
+  @property
+  def observer(self) -> Observer:
+    return self.measurer.observer
+
+  def epoch_index(self, epoch: int) -> np.ndarray:
+    """The examples of an epoch as this process takes them, [steps, L, B].
+
+    One permutation of the train set, cut into whole global batches; the rest, less than a batch,
+    waits for the next epoch's permutation.
+    """
+    batch_size, local = self.config.data.batch_size, jax.local_device_count()
+    mine = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
+    order = epoch_order(self.config.seed, epoch, len(self.dataset.train)).astype(np.int32)
+    order = order[: self.steps_per_epoch * batch_size]
+    return order.reshape(self.steps_per_epoch, jax.device_count(), -1)[:, mine]
+
+  def batches(self, index: np.ndarray) -> tuple:
+    """What the program takes after the state, for an index [T, L, B]."""
+    return self.feeds["train"](index)
+
+  def place(self, state: TrainState) -> TrainState:
+    """A host's state on the devices."""
+    return replicate(state)
+
+  def fetch(self, state: TrainState, spoilt: Sequence[int] = ()) -> TrainState:
+    """A state of the devices on the host."""
+    return jax.device_get(state)
+
+  def losses(self, sums: dict) -> np.ndarray:
+    """The loss of each step and run, [T, 1]."""
+    return np.asarray(sums["loss"])[:, None]
+
+  def observe(
+    self, state: TrainState, epoch: int, which: Sequence[int] = (0,)
+  ) -> Iterator[tuple[int, Observation]]:
+    """Observes the run, if it is among those asked for."""
+    for run in which:
+      yield run, self.measurer(state, epoch, self.observed)
 
 
 def build(config, progress: Callable[[int, int], None] | None = None) -> Experiment:
@@ -41,59 +105,56 @@ def build(config, progress: Callable[[int, int], None] | None = None) -> Experim
 
   Raises UserError for what only data, network and devices together can tell.
   """
-  data, observe = config.data, config.observe
-  settings = data.to_dict()
-  for key in ("batch_size", "device_budget_mib", "augment", "augment_padding"):
-    del settings[key]
-  dataset = load(settings.pop("name"), seed=config.seed, progress=progress, **settings)
-  size, devices = len(dataset.train), jax.device_count()
-  if data.batch_size > size:
-    raise UserError(
-      f"config.data.batch_size = {data.batch_size} exceeds the {size} train examples."
-    )
-  if data.batch_size % devices:
-    raise UserError(
-      f"config.data.batch_size = {data.batch_size} does not divide over {devices} devices."
-    )
-  observe_epochs = epochs_to_observe(observe.epochs, config.optim.total_epochs)
-  steps_per_epoch = size // data.batch_size
+  data, dataset = config.data, load_data(config, progress)
+  check_batch(data.batch_size, len(dataset.train), jax.device_count())
+  observe_epochs = epochs_to_observe(config.observe.epochs, config.optim.total_epochs)
+  steps_per_epoch = len(dataset.train) // data.batch_size
 
   model, loss = build_network(config, dataset), build_loss(config, dataset)
-  optimiser = build_optimiser(config.optim, steps_per_epoch)
-  dtype = jnp.dtype(config.model.precision or "float32")
-  apply = make_apply(model, dataset.scale, dataset.shift, dtype)
-  state = init_state(model, optimiser, dataset.train.images, config.seed)
-  resident = dataset.fits(1024 if data.device_budget_mib is None else data.device_budget_mib)
-  feeds = {name: Feed(getattr(dataset, name), resident) for name in ("train", "test")}
+  optimiser = build_optimiser(config, steps_per_epoch)
+  apply = make_apply(model, jnp.dtype(config.model.precision or "float32"))
+  state = untrained(model, optimiser, config, dataset)
+  feeds = {
+    name: Feed(getattr(dataset, name), is_resident(config, dataset)) for name in ("train", "test")
+  }
   program = make_train(
     apply, loss, optimiser, feeds["train"].axis, augmentation(data, dataset), seed=config.seed
   )
-  observed = dict(feeds)
-  if dataset.train.labels is not dataset.train.clean:
-    observed["train_clean"] = feeds["train"].relabelled(dataset.train.clean)
-  observer = Observer(
-    apply,
-    model.classifier,
-    loss,
-    observed,
-    state,
-    dataset.num_classes,
-    observe.batch_size,
-    observe.layers,
-    observe.max_scatter_dim,
-    observe.max_rank_dim,
-  )
+  observed = what_to_observe(config, dataset, feeds)
+  measurer = build_measurer(config, dataset, model, apply, lambda _: loss, observed, state)
   return Experiment(
-    config, dataset, state, feeds, program, observer, observe_epochs, steps_per_epoch
+    config, dataset, state, feeds, program, measurer, observed, observe_epochs, steps_per_epoch
   )
 
 
-def build_network(config, dataset: Dataset) -> models.Network:
+def load_data(config, progress: Callable[[int, int], None] | None = None) -> Dataset:
+  settings = config.data.to_dict()
+  for key in ("batch_size", "device_budget_mib", "augment", "augment_padding"):
+    del settings[key]
+  return load(settings.pop("name"), seed=config.seed, progress=progress, **settings)
+
+
+def is_resident(config, dataset: Dataset) -> bool:
+  """Whether the data set is to live on every device."""
+  budget = config.data.device_budget_mib
+  return dataset.fits(1024 if budget is None else budget)
+
+
+def check_batch(batch_size: int, size: int, devices: int):
+  if batch_size > size:
+    raise UserError(f"config.data.batch_size = {batch_size} exceeds the {size} train examples.")
+  if batch_size % devices:
+    raise UserError(
+      f"config.data.batch_size = {batch_size} does not divide over {devices} devices."
+    )
+
+
+def build_network(config, dataset: Dataset, axis_name: str | None = AXIS) -> models.Network:
   """Body and head. Raises UserError where the two, or the images, do not go together."""
   options = config.model.to_dict()
   dtype = options.pop("precision") or "float32"
   shape = dataset.train.images.shape[1:]
-  body = models.build(**options, dtype=dtype, axis_name=AXIS, image_shape=shape)
+  body = models.build(**options, dtype=dtype, axis_name=axis_name, image_shape=shape)
   options = config.head.to_dict()
   head = heads.build(
     options.pop("name") or "linear",
@@ -104,28 +165,130 @@ def build_network(config, dataset: Dataset) -> models.Network:
   return models.Network(body, head, config.observe.pooling or "average")
 
 
-def build_loss(config, dataset: Dataset) -> losses.Loss:
+def untrained(model: models.Network, optimiser, config, dataset: Dataset) -> TrainState:
+  images = dataset.train.images
+  return init_state(model, optimiser, images, config.seed, dataset.scale, dataset.shift)
+
+
+def build_loss(
+  config, dataset: Dataset, axis_name: str | None = AXIS, varied: dict | None = None
+) -> losses.Loss:
+  """The loss. `varied` says otherwise for some keys, as {"loss.gamma": number or tracer}."""
   counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
-  return losses.build(**config.loss.to_dict(), class_counts=counts, axis_name=AXIS)
+  options = config.loss.to_dict() | _group("loss", varied)
+  return losses.build(**options, class_counts=counts, axis_name=axis_name)
 
 
-def build_optimiser(settings, steps_per_epoch: int) -> optax.GradientTransformation:
-  """The optimiser with its schedule, from config.optim."""
+def build_optimiser(
+  config, steps_per_epoch: int, varied: dict | None = None
+) -> optax.GradientTransformation:
+  """The optimiser with its schedule. `varied` says otherwise for some keys, as in `build_loss`."""
+  options = config.optim.to_dict() | _group("optim", varied)
   schedule = optim.build_schedule(
-    settings.schedule or "step",
-    peak=settings.peak_lr,
-    total_steps=settings.total_epochs * steps_per_epoch,
-    warmup_steps=round((settings.warmup_epochs or 0) * steps_per_epoch),
-    decay_at=settings.decay_at,
-    decay_factor=settings.decay_factor,
+    options["schedule"] or "step",
+    peak=options["peak_lr"],
+    total_steps=options["total_epochs"] * steps_per_epoch,
+    warmup_steps=round((options["warmup_epochs"] or 0) * steps_per_epoch),
+    decay_at=options["decay_at"],
+    decay_factor=options["decay_factor"],
   )
   return optim.build(
-    settings.name,
+    options["name"],
     schedule,
-    weight_decay=settings.weight_decay,
-    momentum=settings.momentum,
-    nesterov=settings.nesterov,
-    rho=settings.rho,
+    weight_decay=options["weight_decay"],
+    momentum=options["momentum"],
+    nesterov=options["nesterov"],
+    rho=options["rho"],
+  )
+
+
+def _group(name: str, varied: dict | None) -> dict:
+  """The entries of a group, {"loss.gamma": x} as {"gamma": x}."""
+  return {
+    key.partition(".")[2]: value
+    for key, value in (varied or {}).items()
+    if key.partition(".")[0] == name
+  }
+
+
+def what_to_observe(config, dataset: Dataset, feeds: dict[str, Feed]) -> Observed:
+  """The splits to measure, from the feeds of `train` and `test`, and what probes are to learn."""
+  splits = dict(feeds)
+  if dataset.train.labels is not dataset.train.clean:
+    splits["train_clean"] = feeds["train"].relabelled(dataset.train.clean)
+  target = config.probe.target
+  if target is None:
+    return Observed(splits)
+  if target == "fine":
+    pair = tuple(feeds[name].relabelled(getattr(dataset, name).fine) for name in feeds)
+    return Observed(splits, pair, probes.ceiling(dataset.test.labels, dataset.test.fine))
+  held_out = _probed_set(config, dataset)
+  pair = tuple(feeds[name].of(getattr(held_out, name)) for name in feeds)
+  return Observed(splits, pair)
+
+
+def _probed_set(config, dataset: Dataset) -> Dataset:
+  if config.probe.target == "fine":
+    return dataset
+  if dataset.held_out is None:
+    raise UserError("config.probe.target = 'held_out', but config.data.held_out holds no class.")
+  return dataset.held_out
+
+
+def build_measurer(
+  config,
+  dataset: Dataset,
+  model: models.Network,
+  apply: Callable,
+  loss_of: Callable,
+  observed: Observed,
+  state: TrainState,
+  devices: Sequence | None = None,
+) -> Measurer:
+  """What observes a state of this config; `loss_of`: constants -> loss."""
+  observe, probe = config.observe, config.probe
+  observer = Observer(
+    apply,
+    model.classifier,
+    loss_of,
+    observed.splits,
+    state,
+    dataset.num_classes,
+    observe.batch_size,
+    observe.layers,
+    observe.max_scatter_dim,
+    observe.max_rank_dim,
+    devices,
+  )
+  probing = None
+  if probe.target is not None:
+    if jax.process_count() > 1:
+      raise UserError("config.probe.target: probes need all examples in one process.")
+    default = lambda value, otherwise: otherwise if value is None else value
+    epochs = epochs_to_observe(
+      default(probe.epochs, observe.epochs), config.optim.total_epochs, "probe"
+    )
+    unseen = set(epochs) - set(epochs_to_observe(observe.epochs, config.optim.total_epochs))
+    if unseen:
+      raise UserError(f"config.probe.epochs holds {min(unseen)}, which is not observed.")
+    probing = Probing(
+      probe.target,
+      len(_probed_set(config, dataset).fine_names),
+      epochs,
+      default(probe.ridge, (1e-3,)),
+      default(probe.logistic, (1e-3,)),
+      default(probe.knn, (5,)),
+    )
+  axis = observed.splits["train"].axis
+  collector = Collector(apply, observer.layers, observe.batch_size, axis, devices)
+  return Measurer(
+    observer,
+    collector,
+    model.classifier,
+    dataset.num_classes,
+    probing,
+    observe.bootstrap or 0,
+    config.optim.total_epochs,
   )
 
 
@@ -146,7 +309,9 @@ def augmentation(settings, dataset: Dataset) -> Callable | None:
   return None
 
 
-def epochs_to_observe(epochs: tuple[int, ...] | None, total: int) -> tuple[int, ...]:
+def epochs_to_observe(
+  epochs: tuple[int, ...] | None, total: int, group: str = "observe"
+) -> tuple[int, ...]:
   """The observed epochs, 0 and `total` always among them.
 
   None stands for the field's grid: 1 to 20 each, then about 1.1 times the one before.
@@ -158,5 +323,5 @@ def epochs_to_observe(epochs: tuple[int, ...] | None, total: int) -> tuple[int, 
       growth = np.geomspace(20, total, 1 + math.ceil(math.log(total / 20, 1.1)))
       epochs += tuple(round(epoch) for epoch in growth)
   elif epochs and epochs[-1] > total:
-    raise UserError(f"config.observe.epochs holds {epochs[-1]}, but training ends at {total}.")
+    raise UserError(f"config.{group}.epochs holds {epochs[-1]}, but training ends at {total}.")
   return tuple(sorted({0, *epochs, total}))

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import pathlib
 import zlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -20,10 +21,18 @@ class Checkpoints:
 
   A save returns once the state is copied to the host; writing goes on behind training, and a
   save that was cut short leaves no trace. States are stored as host arrays, so that they can be
-  restored on any number of devices, each leaf with a checksum, because Orbax has none.
+  restored on any number of devices, each leaf with a checksum, because Orbax has none. `place`
+  puts such a state on the devices.
   """
 
-  def __init__(self, workdir: pathlib.Path, max_to_keep: int | None = None, read_only=False):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    max_to_keep: int | None = None,
+    read_only: bool = False,
+    place: Callable[[TrainState], TrainState] = replicate,
+  ):
+    self._place = place
     self._directory = workdir.absolute() / "checkpoints"
     options = ocp.CheckpointManagerOptions(
       max_to_keep=max_to_keep, cleanup_tmp_directories=not read_only, read_only=read_only
@@ -70,7 +79,7 @@ class Checkpoints:
     for name, leaf in _named_leaves(read.state).items():
       if read.checksums.get(name) != _checksum(leaf):
         raise RunError(f"checkpoint {step} is damaged: the checksum of {name} does not match.")
-    return replicate(read.state)
+    return self._place(read.state)
 
   def restore_latest(self, like: TrainState) -> TrainState | None:
     """The latest whole state; None if nothing was saved.

@@ -4,7 +4,6 @@ import contextlib
 import pathlib
 import signal
 
-import jax
 import numpy as np
 
 from nc_jax.console import Console
@@ -12,9 +11,9 @@ from nc_jax.errors import RunError
 from nc_jax.files import replacing
 from nc_jax.training.building import Experiment
 from nc_jax.training.checkpoints import Checkpoints
-from nc_jax.training.data import epoch_order
 from nc_jax.training.models import LOGITS, PENULTIMATE
 from nc_jax.training.observe import Observation
+from nc_jax.training.together import Cohort
 from nc_jax.writers import MetricsWriter
 
 
@@ -29,58 +28,81 @@ class Stopped(Exception):
     )
 
 
-def train(experiment: Experiment, workdir: pathlib.Path, console: Console):
+def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Console):
   """Trains to the last epoch, from the latest checkpoint if there is one.
 
-  Writes examples.npz (which examples were used, by which labels), metrics.csv, event files,
-  checkpoints and, with each observation, class_means.npz.
+  Writes checkpoints into the workdir, and into the folder of each run examples.npz (which
+  examples were used, by which labels), metrics.csv, event files and, with each observation,
+  class_means.npz. A run whose loss is no longer finite is given up: its folder then holds
+  failed.txt, which says when. The others go on.
 
   Raises:
     Stopped: by SIGINT or SIGTERM, after saving.
-    RunError: the loss or a parameter is no longer finite. The last good checkpoint stays.
+    RunError: no run is left, or a parameter is no longer finite. The last good checkpoint stays.
   """
   config, steps_per_epoch = experiment.config, experiment.steps_per_epoch
+  folders = [workdir / run.folder for run in experiment.runs]
   total_steps = config.optim.total_epochs * steps_per_epoch
-  checkpoints = Checkpoints(workdir, config.checkpoint.max_to_keep)
+  checkpoints = Checkpoints(workdir, config.checkpoint.max_to_keep, place=experiment.place)
   state = checkpoints.restore_latest(like=experiment.state)
   fresh = state is None
-  state = experiment.state if fresh else state
-  step = int(state.step)
-  writer = MetricsWriter(workdir, last_step=-1 if fresh else step)
+  state = experiment.place(experiment.state) if fresh else state
+  step = int(np.max(state.step))
+  for folder in folders:
+    folder.mkdir(exist_ok=True)
+  writers = [MetricsWriter(folder, last_step=-1 if fresh else step) for folder in folders]
+  failed = {run: why for run, folder in enumerate(folders) if (why := why_failed(folder))}
+  alive = lambda: [run for run in range(len(folders)) if run not in failed]
+  if not alive():
+    raise RunError(f"Every run has failed. {failed[0]}")
 
   def observe():
-    observation = experiment.observer(state)
-    writer.write(step, step // steps_per_epoch, observation.rows)
-    save_class_means(observation, workdir / "class_means.npz")
-    console.observed(step, *_summary(observation))
+    epoch, seen = step // steps_per_epoch, []
+    for run, observation in experiment.observe(state, epoch, alive()):
+      writers[run].write(step, epoch, observation.rows)
+      save_class_means(observation, folders[run] / "class_means.npz")
+      seen.append(_summary(observation))
+    console.observed(step, *np.median(seen, axis=0))
 
   def read(begin, sums):
-    losses = np.asarray(sums["loss"])
-    if not np.isfinite(losses).all():
-      bad = int(np.argmin(np.isfinite(losses)))
+    losses = experiment.losses(sums)  # [T, R]
+    finite = np.isfinite(losses)
+    for run in alive():
+      if not finite[:, run].all():
+        bad = int(np.argmin(finite[:, run]))
+        failed[run] = (
+          f"The loss is {losses[bad, run]} at step {begin + bad}, "
+          f"epoch {begin // steps_per_epoch}"
+        )
+        if len(folders) > 1:  # else there is nothing that goes on without it
+          note_failure(folders[run], failed[run])
+    if not alive():
       kept = checkpoints.steps()
       raise RunError(
-        f"The loss is {losses[bad]} at step {begin + bad}, epoch {begin // steps_per_epoch}; "
+        f"{failed[max(failed)]}; "
         + (f"the last good checkpoint is step {kept[-1]}." if kept else "nothing was saved yet.")
       )
-    console.trained(begin + len(losses), losses.mean())
+    console.trained(begin + len(losses), losses[:, alive()].mean())
 
-  with (
-    contextlib.closing(writer),
-    contextlib.closing(checkpoints),
-    stop_signals() as stop,
-    console,
-  ):
+  def save():
+    checkpoints.save(experiment.fetch(state, spoilt=list(failed)))
+
+  with contextlib.ExitStack() as stack:
+    for closing in (*writers, checkpoints):
+      stack.callback(closing.close)
+    stop = stack.enter_context(stop_signals())
+    stack.enter_context(console)
     if fresh:
-      with replacing(workdir / "examples.npz", "wb") as file:
-        np.savez(file, **experiment.dataset.record())
+      for run, folder in zip(experiment.runs, folders, strict=True):
+        with replacing(folder / "examples.npz", "wb") as file:
+          np.savez(file, **run.dataset.record())
       observe()
     else:
       console.say(f"Going on from the checkpoint at step {step}, epoch {step // steps_per_epoch}.")
 
     unread = None  # what the last call returned: read once the next is on its way
     for index in calls(experiment, step):
-      state, sums = experiment.program(state, *experiment.feeds["train"](index))
+      state, sums = experiment.program(state, *experiment.batches(index))
       if unread is not None:
         read(*unread)
       unread = step, sums
@@ -89,36 +111,39 @@ def train(experiment: Experiment, workdir: pathlib.Path, console: Console):
       epoch, into_epoch = divmod(step, steps_per_epoch)
       last = step == total_steps
       due = into_epoch == 0 and epoch in experiment.observe_epochs
-      save = into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0
-      if due or save or last or stop:
+      saving = into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0
+      if due or saving or last or stop:
         read(*unread)
         unread = None
       if due:
         observe()
-      if save or last or stop:
-        checkpoints.save(state)
+      if saving or last or stop:
+        save()
       if stop and not last:
         checkpoints.wait()
         raise Stopped(stop[0], epoch, step)
     checkpoints.wait()
 
 
-def calls(experiment: Experiment, from_step: int):
-  """The index arrays [T, L, B] of this process for every compiled call after `from_step`.
-
-  An epoch is one permutation of the train set, cut into whole global batches (the rest, less
-  than a batch, waits for the next epoch's permutation), and then into equal calls.
-  """
-  config = experiment.config
-  batch_size, per_epoch = config.data.batch_size, experiment.steps_per_epoch
-  local = jax.local_device_count()
-  mine = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
+def calls(experiment: Experiment | Cohort, from_step: int):
+  """The index arrays [T, L, ...] of this process for every compiled call after `from_step`."""
+  config, per_epoch = experiment.config, experiment.steps_per_epoch
   for epoch in range(from_step // per_epoch, config.optim.total_epochs):
-    order = epoch_order(config.seed, epoch, len(experiment.dataset.train)).astype(np.int32)
-    index = order[: per_epoch * batch_size].reshape(per_epoch, jax.device_count(), -1)[:, mine]
+    index = experiment.epoch_index(epoch)
     if epoch == from_step // per_epoch:
       index = index[from_step % per_epoch :]
     yield from np.array_split(index, -(-len(index) // config.optim.steps_per_call))
+
+
+def why_failed(folder: pathlib.Path) -> str | None:
+  """Why the run in this folder was given up; None if it was not."""
+  path = folder / "failed.txt"
+  return path.read_text().strip() if path.exists() else None
+
+
+def note_failure(folder: pathlib.Path, why: str):
+  with replacing(folder / "failed.txt") as file:
+    file.write(f"{why}.\n")
 
 
 def save_class_means(observation: Observation, path: pathlib.Path):
@@ -127,12 +152,14 @@ def save_class_means(observation: Observation, path: pathlib.Path):
     np.savez(file, **observation.geometry)
 
 
-def _summary(observation: Observation):
-  """Train loss, (train, test) errors and (train, test) trace ratios, for the console."""
+def _summary(observation: Observation) -> list[list[float]]:
+  """Of train and test: loss, error, V = trace ratio; for the console."""
   values = {row[:3]: row.value for row in observation.rows}
-  both = lambda layer, key: tuple(values[split, layer, key] for split in ("train", "test"))
-  errors = both(LOGITS, "error/classifier")
-  return values["train", LOGITS, "loss"], errors, both(PENULTIMATE, "nc1/trace_ratio")
+  return [
+    [values[split, LOGITS, "loss"] for split in ("train", "test")],
+    [values[split, LOGITS, "error/classifier"] for split in ("train", "test")],
+    [values[split, PENULTIMATE, "nc1/trace_ratio"] for split in ("train", "test")],
+  ]
 
 
 @contextlib.contextmanager

@@ -134,8 +134,8 @@ def vector_scaling(
       "config.loss.name: a loss for imbalance needs train examples of every class, but class "
       f"{int(np.argmin(counts))} has none."
     )
-  scale = np.float32((counts / counts.max()) ** gamma)
-  shift = np.float32(tau * np.log(counts / counts.sum()))
+  scale = np.float32(counts / counts.max()) ** gamma
+  shift = tau * np.float32(np.log(counts / counts.sum()))
   return lambda logits, labels, features: _cross_entropy(scale * logits + shift, labels)
 
 
@@ -161,6 +161,8 @@ LOSSES = {
 
 # These train the body through its features: their head must be detached, lest it do so too.
 FEATURE_LOSSES = frozenset({"supervised_contrastive"})
+# These look at the class sizes of the train set.
+FREQUENCY_LOSSES = frozenset({"logit_adjusted", "vs"})
 
 
 def build(

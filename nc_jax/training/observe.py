@@ -40,7 +40,7 @@ class Observer:
   Args:
     apply: (variables, images, train) -> (logits, {layer: features}).
     classifier: (params, D) -> (weight [K, D], bias [K] or None), the head as a linear map.
-    loss: (logits, labels, penultimate features) -> [B].
+    loss_of: the state's constants -> loss, (logits, labels, penultimate features) -> [B].
     feeds: the splits, `train` and `test`, and perhaps others, measured like `train`.
     num_classes: K.
     batch_size: examples per device and step.
@@ -49,6 +49,7 @@ class Observer:
     max_scatter_dim: wider layers are measured without a [D, D] scatter. nc1/pinv then takes the
       streaming form, and nc1/vci and the ranks are left out.
     max_rank_dim: wider layers are measured without the ranks, which cost D³.
+    devices: to measure on, where the feeds lie; None: all.
 
   Raises UserError, before anything is compiled, for a layer that the network does not tap.
   """
@@ -59,7 +60,7 @@ class Observer:
     self,
     apply: Callable,
     classifier: Callable,
-    loss: Callable,
+    loss_of: Callable,
     feeds: dict[str, Feed],
     state: TrainState,
     num_classes: int,
@@ -67,6 +68,7 @@ class Observer:
     layers: Sequence[str] | None = None,
     max_scatter_dim: int = 4096,
     max_rank_dim: int = 1024,
+    devices: Sequence | None = None,
   ):
     images = feeds["train"].split.images
     _, taps = jax.eval_shape(
@@ -87,32 +89,42 @@ class Observer:
     self._feeds = feeds
     self._apply = apply
     self._classifier = classifier
-    self._loss = loss
+    self._loss_of = loss_of
+    self._devices = devices
     self._about_train = jax.jit(metrics.collapse_about)
     # Both splits are fed alike, so that one program serves them.
     axis = feeds["train"].axis
     self._fold = jax.pmap(
-      self._fold_batches, axis_name=AXIS, in_axes=(None, axis, axis, 1, 1), out_axes=None
-    )
+      self._fold_batches, axis_name=AXIS, in_axes=(None, axis, axis, 1, 1), out_axes=None,
+      devices=devices,
+    )  # fmt: skip
     self._judge = jax.pmap(
       self._judge_batches, axis_name=AXIS, in_axes=(None, axis, axis, 1, 1, None, None),
-      out_axes=None,
+      out_axes=None, devices=devices,
     )  # fmt: skip
 
-  def __call__(self, state: TrainState) -> Observation:
-    variables = state.variables
+  @property
+  def layers(self) -> tuple[str, ...]:
+    """The layers that are measured, in network order."""
+    return tuple(self._widths)
+
+  def __call__(self, state: TrainState, feeds: dict[str, Feed] | None = None) -> Observation:
+    """Measures a state on its feeds; None: on those that the observer was made with."""
+    feeds, variables = feeds or self._feeds, state.variables
     head = metrics.Head(*self._classifier(state.params, self._widths[PENULTIMATE]))
     heads = {layer: head if layer == PENULTIMATE else None for layer in self._widths}
 
     sums, moments = {}, {}
-    for split in self._feeds:
-      sums[split], moments[split] = self._total(split, self._fold, variables)
+    for split, feed in feeds.items():
+      sums[split], moments[split] = self._total(feed, self._fold, variables)
 
     results = {}
     for split, own in moments.items():
       centres = {"own": own, "train": moments["train"]} if split == "test" else {"own": own}
-      decisions, nearest = self._total(split, self._judge, variables, centres, heads)
-      size = len(self._feeds[split].split)
+      decisions, nearest = self._total(
+        feeds[split], self._judge, variables, centres, heads
+      )
+      size = len(feeds[split].split)
       for layer in self._widths:
         about_own = decisions["own"][layer]
         values = metrics.measure(own[layer], heads[layer], about_own, ranks=self._ranks(layer))
@@ -137,26 +149,15 @@ class Observer:
     ]
     return Observation(rows, geometry)
 
-  def _total(self, split: str, program: Callable, variables, *extra):
+  def _total(self, feed: Feed, program: Callable, variables, *extra):
     """Runs a program over every example of a split and adds up what its calls return."""
     total = None
-    for index, mask in self._batches(len(self._feeds[split].split)):
-      part = program(variables, *self._feeds[split](index), mask, *extra)
+    for index, mask in batches(
+      len(feed.split), self._batch_size, self._devices, self.steps_per_call
+    ):
+      part = program(variables, *feed(index), mask, *extra)
       total = part if total is None else _add(total, part)
     return total
-
-  def _batches(self, size: int):
-    """Index and mask [T, L, B] of this process for each call; padding is masked."""
-    devices, local = jax.device_count(), jax.local_device_count()
-    per_step = devices * self._batch_size
-    steps = -(-size // per_step)
-    per_call = min(steps, self.steps_per_call)
-    calls = -(-steps // per_call)
-    ids = np.arange(calls * per_call * per_step).reshape(calls, per_call, devices, -1)
-    first = jax.process_index() * local
-    ids = ids[:, :, first : first + local]
-    for call in ids:
-      yield np.where(call < size, call, 0).astype(np.int32), call < size
 
   def _no_moments(self) -> dict[str, metrics.ClassMoments]:
     return {
@@ -170,6 +171,7 @@ class Observer:
     return self._widths[layer] <= min(self._max_rank_dim, self._max_scatter_dim)
 
   def _fold_batches(self, variables, images, labels, index, mask):
+    loss_of = self._loss_of(variables["constants"])
 
     def fold(moments, batch):
       ids, keep = batch
@@ -179,7 +181,7 @@ class Observer:
         for layer in moments
       }
       wrong = jnp.argmax(logits, -1) != labels[ids]
-      loss = jnp.where(keep, self._loss(logits, labels[ids], taps[PENULTIMATE]), 0)
+      loss = jnp.where(keep, loss_of(logits, labels[ids], taps[PENULTIMATE]), 0)
       return moments, {"loss": loss.sum(), "wrong": (wrong & keep).sum()}
 
     moments, sums = jax.lax.scan(fold, self._no_moments(), (index, mask))
@@ -214,6 +216,27 @@ class Observer:
     decisions = jax.tree.map(lambda x: x.sum(0), decisions)
     nearest = {layer: metrics.all_reduce(m, AXIS) for layer, m in nearest.items()}
     return jax.lax.psum(decisions, AXIS), nearest
+
+
+def batches(
+  size: int, batch_size: int, devices: Sequence | None = None, steps_per_call: int | None = None
+):
+  """Index and mask [T, L, B] of this process for each call over all examples; padding is masked.
+
+  `devices` of this process alone, or None: all of all processes. One call, or as many as bound
+  its steps.
+  """
+  number, local, first = len(devices or ()), len(devices or ()), 0
+  if devices is None:
+    number, local = jax.device_count(), jax.local_device_count()
+    first = jax.process_index() * local
+  per_step = number * batch_size
+  steps = -(-size // per_step)
+  per_call = min(steps, steps_per_call or steps)
+  calls = -(-steps // per_call)
+  ids = np.arange(calls * per_call * per_step).reshape(calls, per_call, number, -1)
+  for call in ids[:, :, first : first + local]:
+    yield np.where(call < size, call, 0).astype(np.int32), call < size
 
 
 @jax.jit

@@ -1,6 +1,6 @@
 """The training program: many data-parallel steps in one pmapped call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -23,37 +23,48 @@ class TrainState:
   params: Any
   batch_stats: Any  # running mean and variance of the norms
   opt_state: Any
+  constants: dict[str, jax.Array]  # `scale` and `shift` of the input; see `together` for others
 
   @property
   def variables(self):
-    return {"params": self.params, "batch_stats": self.batch_stats}
+    """What the network needs to be applied to bytes."""
+    return {
+      "params": self.params,
+      "batch_stats": self.batch_stats,
+      "constants": self.constants,
+    }
 
 
-def replicate(tree):
-  """Places a tree whole on every local device.
+def replicate(tree, devices: Sequence | None = None):
+  """Places a tree whole on every local device, or on those given.
 
   The mesh's axis bears the name of pmap's: only so does pmap take the arrays as they are,
   without a second compilation and, when donated, without a copy.
   """
-  here = Mesh(np.array(jax.local_devices()), (AXIS,))
+  here = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
   return jax.device_put(tree, NamedSharding(here, PartitionSpec()))
 
 
-def make_apply(model, scale: np.ndarray, shift: np.ndarray, dtype=jnp.float32) -> Callable:
+def make_apply(model, dtype=jnp.float32) -> Callable:
   """The network as a function of bytes: (variables, uint8 images, **options) -> (logits, taps).
 
-  It sees `images * scale + shift`, computed in float32 and rounded to `dtype`.
+  It sees `images * scale + shift`, of the variables' constants, computed in float32 and rounded
+  to `dtype`.
   """
 
   def apply(variables, images, **options):
-    images = (images.astype(jnp.float32) * scale + shift).astype(dtype)
-    return model.apply(variables, images, **options)
+    variables = dict(variables)
+    constants = variables.pop("constants")
+    images = images.astype(jnp.float32) * constants["scale"] + constants["shift"]
+    return model.apply(variables, images.astype(dtype), **options)
 
   return apply
 
 
-def init_state(model, optimiser, images: np.ndarray, seed: int) -> TrainState:
-  """The untrained state: a function of the seed and of the images' shape alone."""
+def init_state(
+  model, optimiser, images: np.ndarray, seed: int, scale: np.ndarray, shift: np.ndarray
+) -> TrainState:
+  """The untrained state: a function of the seed and of the images' shape, scale and shift alone."""
   # Init is compiled once and run once: spend nothing on optimising it.
   quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
   options = quick if jax.default_backend() == "cpu" else None
@@ -64,8 +75,62 @@ def init_state(model, optimiser, images: np.ndarray, seed: int) -> TrainState:
     params=variables["params"],
     batch_stats=variables.get("batch_stats", {}),
     opt_state=optimiser.init(variables["params"]),
+    constants={"scale": jnp.asarray(scale), "shift": jnp.asarray(shift)},
   )
   return replicate(state)
+
+
+def make_step(
+  apply: Callable,
+  loss: Callable,
+  optimiser: optax.GradientTransformation,
+  augment: Callable | None = None,
+  seed: int | jax.Array = 0,
+  axis_name: str | None = AXIS,
+) -> Callable:
+  """One step: (state, images [B, ...], labels [B]) -> (state, {"loss": [], "error": []}).
+
+  Args:
+    apply: (variables, images, train, mutable) -> (logits, taps), updates.
+    loss: (logits, labels, penultimate features) -> [B].
+    optimiser: may ask for gradients elsewhere, as SAM does: it is given `grad_fn(params, _)`, the
+      gradient on the same batch. Batch statistics are those at the state's own parameters.
+    augment: (uint8 images [B, H, W, C], keys [B]) -> images, or None.
+    seed: of the keys that `augment` gets.
+    axis_name: the device axis over which a batch is spread, and all is averaged; None: it is not.
+  """
+  optimiser = optax.with_extra_args_support(optimiser)
+  mean = lambda tree: tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+  def one_step(state: TrainState, images, labels):
+    if augment is not None:
+      images = augment(images, example_keys(seed, state.step, len(labels), axis_name))
+
+    def objective(params):
+      variables = state.variables | {"params": params}
+      (logits, taps), updates = apply(variables, images, train=True, mutable=["batch_stats"])
+      wrong = jnp.mean(jnp.argmax(logits, -1) != labels)
+      value = jnp.mean(loss(logits, labels, taps[PENULTIMATE]))
+      return value, (wrong, updates.get("batch_stats", {}))
+
+    differentiate = jax.value_and_grad(objective, has_aux=True)
+    (value, (wrong, batch_stats)), gradient = differentiate(state.params)
+    gradient, value, wrong = mean((gradient, value, wrong))
+    updates, opt_state = optimiser.update(
+      gradient,
+      state.opt_state,
+      state.params,
+      grad_fn=lambda params, _: mean(differentiate(params)[1]),
+    )
+    state = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    )
+    return state, {"loss": value, "error": wrong}
+
+  return one_step
 
 
 def make_train(
@@ -82,46 +147,13 @@ def make_train(
   and remote, so that n devices take the step that one would take. The state is donated.
 
   Args:
-    apply: (variables, images, train, mutable) -> (logits, taps), updates.
-    loss: (logits, labels, penultimate features) -> [B].
-    optimiser: may ask for gradients elsewhere, as SAM does: it is given `grad_fn(params, _)`, the
-      gradient on the same batch. Batch statistics are those at the state's own parameters.
     feed_axis: the device axis of images and labels, None if every device holds all of them.
-    augment: (uint8 images [B, H, W, C], keys [B]) -> images, or None.
-    seed: of the keys that `augment` gets.
+    The others are those of `make_step`.
 
   Returns per step: {"loss": float32 [T], mean over the global batch; "error": float32 [T], its
   share of wrong decisions}.
   """
-  optimiser = optax.with_extra_args_support(optimiser)
-
-  def one_step(state: TrainState, images, labels):
-    if augment is not None:
-      images = augment(images, example_keys(seed, state.step, len(labels)))
-
-    def objective(params):
-      variables = {"params": params, "batch_stats": state.batch_stats}
-      (logits, taps), updates = apply(variables, images, train=True, mutable=["batch_stats"])
-      wrong = jnp.mean(jnp.argmax(logits, -1) != labels)
-      value = jnp.mean(loss(logits, labels, taps[PENULTIMATE]))
-      return value, (wrong, updates.get("batch_stats", {}))
-
-    differentiate = jax.value_and_grad(objective, has_aux=True)
-    (value, (wrong, batch_stats)), gradient = differentiate(state.params)
-    gradient, value, wrong = jax.lax.pmean((gradient, value, wrong), AXIS)
-    updates, opt_state = optimiser.update(
-      gradient,
-      state.opt_state,
-      state.params,
-      grad_fn=lambda params, _: jax.lax.pmean(differentiate(params)[1], AXIS),
-    )
-    state = TrainState(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      batch_stats=batch_stats,
-      opt_state=opt_state,
-    )
-    return state, {"loss": value, "error": wrong}
+  one_step = make_step(apply, loss, optimiser, augment, seed)
 
   def train(state, images, labels, index):
     return jax.lax.scan(lambda s, ids: one_step(s, images[ids], labels[ids]), state, index)
@@ -135,12 +167,15 @@ def make_train(
   )
 
 
-def example_keys(seed: int, step: jax.Array, number: int) -> jax.Array:
-  """A key for each of this device's `number` examples, inside pmap.
+def example_keys(
+  seed: int | jax.Array, step: jax.Array, number: int, axis_name: str | None = AXIS
+) -> jax.Array:
+  """A key for each of this device's `number` examples; inside pmap, if a batch is spread over it.
 
   It depends on the seed, the step and the example's place in the global batch, and not on how
   many devices share the batch.
   """
   key = jax.random.fold_in(jax.random.key(seed), step)
-  slot = jax.lax.axis_index(AXIS) * number + jnp.arange(number)
+  first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * number
+  slot = first + jnp.arange(number)
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, slot)

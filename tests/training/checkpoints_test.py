@@ -11,7 +11,8 @@ def make_state(seed=0, step=0):
   body = models.build("mlp", width=8, depth=2, image_shape=(4, 4, 1))
   model = models.Network(body, heads.build("linear", num_classes=3))
   optimiser = optim.sgd(0.1, weight_decay=0.0)
-  state = steps.init_state(model, optimiser, np.zeros((1, 4, 4, 1), np.uint8), seed)
+  images = np.zeros((1, 4, 4, 1), np.uint8)
+  state = steps.init_state(model, optimiser, images, seed, np.float32([1]), np.float32([0]))
   return state.replace(step=steps.replicate(jnp.int32(step)))
 
 

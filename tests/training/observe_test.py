@@ -52,7 +52,7 @@ def run(tmp_path_factory):
 def again(experiment, state, feeds, *args, **options):
   """Another observer of the experiment's network."""
   own = experiment.observer
-  return Observer(own._apply, own._classifier, own._loss, feeds, state, 10, *args, **options)
+  return Observer(own._apply, own._classifier, own._loss_of, feeds, state, 10, *args, **options)
 
 
 def test_losses_and_errors_of_the_last_epoch(run):

@@ -43,8 +43,9 @@ def split():
 def setup(batch_norm=True, optimiser="sgd", rate=0.1, axis_name=steps.AXIS):
   model = Network(batch_norm, axis_name)
   optimiser = optim.build(optimiser, lambda step: rate, weight_decay=0.01)
-  apply = steps.make_apply(model, np.float32([2 / 255]), np.float32([-1]))
-  return apply, optimiser, steps.init_state(model, optimiser, np.zeros((1, 4, 4, 1), np.uint8), 0)
+  images = np.zeros((1, 4, 4, 1), np.uint8)
+  state = steps.init_state(model, optimiser, images, 0, np.float32([2 / 255]), np.float32([-1]))
+  return steps.make_apply(model), optimiser, state
 
 
 def index_of(number, batch=24, devices=None):
@@ -69,6 +70,7 @@ def test_four_devices_take_the_step_that_one_would_take(split, name):
   apply, optimiser, state = setup(optimiser=name)
   single, _, _ = setup(axis_name=None)
   params, stats = jax.device_get((state.params, state.batch_stats))
+  constants = {"constants": jax.device_get(state.constants)}
   velocity = jax.tree.map(np.zeros_like, params)
   index = index_of(6)
   expected = []
@@ -77,7 +79,8 @@ def test_four_devices_take_the_step_that_one_would_take(split, name):
   def differentiate(params, stats, images, labels):
     def objective(params):
       (logits, taps), new = single(
-        {"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"]
+        constants | {"params": params, "batch_stats": stats}, images, train=True,
+        mutable=["batch_stats"],
       )
       return loss(logits, labels, taps[PENULTIMATE]).mean(), new["batch_stats"]
 
@@ -190,6 +193,7 @@ def test_the_network_sees_scaled_images_in_its_dtype():
 
   images = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
   scale, shift = np.float32([0.5, 1, 2]), np.float32([-1, 0, 1])
-  seen = steps.make_apply(Echo(), scale, shift, jnp.bfloat16)({}, images, train=False)
+  variables = {"constants": {"scale": scale, "shift": shift}}
+  seen = steps.make_apply(Echo(), jnp.bfloat16)(variables, images, train=False)
   assert seen.dtype == jnp.bfloat16
   np.testing.assert_array_equal(np.float32(seen), np.float32(images) * scale + shift)
