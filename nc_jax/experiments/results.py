@@ -77,6 +77,11 @@ class Results:
     names = (layer for run in self._of(cell) for _, layer, _ in run.curves)
     return [name for name in dict.fromkeys(names) if name != LOGITS]
 
+  def keys(self, cell: str, split: str, layer: str) -> list[str]:
+    """What was measured of a layer, in the order of the rows, bounds included."""
+    names = (where for run in self._of(cell) for where in run.curves)
+    return list(dict.fromkeys(key for *where, key in names if where == [split, layer]))
+
   def curve(self, cell: str, split: str, layer: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     """(epochs int [E], values float64 [S, E]) at the epochs that all seeds have; E may be 0."""
     curves = [run.curves.get((split, layer, key), {}) for run in self._of(cell)]

@@ -36,6 +36,15 @@ def test_what_is_absent_is_empty_or_nan():
   assert np.isnan(one.interval("a", *V)).all() and np.isnan(one.interval("b", *V)).all()
 
 
+def test_keys_are_those_of_one_layer_and_split_in_any_seed():
+  other = rows({0: 1}, ("test", *V[1:])) + rows({0: 1}, ERROR)
+  both = results(
+    Run("a", 0, rows({0: 4, 1: 2}) + other), Run("a", 1, rows({0: 1}, (*V[:2], "rank/numerical")))
+  )
+  assert both.keys("a", *V[:2]) == [V[2], "rank/numerical"]
+  assert both.keys("a", "test", "layer1") == [] == both.keys("b", *V[:2])
+
+
 def test_bounds_are_the_means_over_seeds():
   bounded = [
     Run("a", seed, rows({5: low}, (*V[:2], V[2] + "/low")) + rows({5: 9}, (*V[:2], V[2] + "/high")))
