@@ -23,6 +23,7 @@ def cells(scale: str) -> list[dict]:
       ("parity", "cross_entropy"),
     ):
       config = digits.get_config()
+      config.data.balance = True
       config.data.label_map = (label_map,)
       config.loss.name = loss
       config.optim.peak_lr = 0.1

@@ -18,6 +18,7 @@ def cells(scale: str) -> list[dict]:
   for loss in ("cross_entropy", "squared_error"):
     if scale == "standin":
       config = digits.get_config()
+      config.data.balance = True
       config.data.train_size = 3000  # half of which are of the held-out classes
       config.data.test_size = 3000
       config.optim.peak_lr = 0.1

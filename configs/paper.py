@@ -1,7 +1,6 @@
 """The paper's grid: data sets x networks x losses, by the protocol of the field.
 
-  python -m nc_jax.main --config=configs/paper.py:cifar10,resnet18,cross_entropy \
-      --workdir=runs/paper --config.data.dir=DIR
+  python -m nc_jax.main --config=configs/paper.py --workdir=runs/paper --config.data.dir=DIR
 
 SGD, momentum 0.9, weight decay 5e-4 on everything, batch 128, 350 epochs, rate x 0.1 after 1/3 and
 2/3, no augmentation, train sets cut to equal class sizes (Papyan, Han & Donoho 2020, arXiv
@@ -11,9 +10,9 @@ Learning rates: 0.0679 for ResNet-18 with cross-entropy and 0.0184 with squared 
 published tuned values for CIFAR-10. For everything else no tuned value is known to us: the same two
 are used; tune them with `python -m nc_jax.sweep`, as the field does on 25 values in [1e-4, 0.25].
 
-For an accelerator, and not run by us. To expect: 350 epochs of ResNet-18 on 50,000 images are
-3 x 10^16 multiplications (0.56 GFLOP forward, three times that a step): two to four hours on a
-GPU at a fifth of 60 TFLOP/s, observations included.
+For an accelerator, and not run by us. To expect, by count: 350 epochs of ResNet-18 on 50,000
+images are 6 x 10^16 floating-point operations (0.56 x 10^9 multiplications an image forward, three
+times that in a step), an hour and a half on a device that does 12 TFLOP/s of them.
 
 Variants: DATASET,NETWORK,LOSS
   datasets   mnist fashion_mnist cifar10 cifar100 svhn_cropped stl10

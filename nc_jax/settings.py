@@ -90,7 +90,8 @@ SETTINGS: dict[str, Setting] = {
   "data.train_size": _whole(1, "train examples, as many of each class; None: all (of sources that "
                             "draw them: 1500)", optional=True),
   "data.test_size": _whole(1, "test examples, likewise", optional=True),
-  "data.balance": _switch("cut the train set to equal class sizes; None: no", optional=True),
+  "data.balance": _switch("cut the train set to equal class sizes (digits: draw both splits so); "
+                          "None: no", optional=True),
   "data.held_out": _tuple("labels or names of classes", _labels, "classes taken out of both splits",
                           optional=True),
   "data.imbalance": _name(("step", "exponential"), "class sizes of the train set; None: as they "

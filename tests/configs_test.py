@@ -3,7 +3,9 @@ import pytest
 from nc_jax import settings
 from tests.configs import ROOT, load
 
-CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+ALL = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+EXPERIMENTS = [name for name in ALL if name[0] == "e" and name[1].isdigit()]  # cells, not configs
+CONFIGS = sorted(set(ALL) - set(EXPERIMENTS))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -24,3 +26,19 @@ def test_variants_change_what_they_say():
   assert changed == {"model.batch_norm", "optim.weight_decay", "optim.total_epochs"}
   with pytest.raises(ValueError, match="unknown variant 'big'; choose base, squared_error, plain"):
     load("digits", "big")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_says_how_to_run_it(name):
+  source = (ROOT / "configs" / f"{name}.py").read_text()
+  assert f"python -m nc_jax.experiments {name} --scale=standin --workdir=" in source
+  assert len(source.splitlines()) <= 80
+
+
+def test_the_paper_s_grid():
+  for variant in ("mnist,vgg11,squared_error", "cifar100,densenet40,cross_entropy"):
+    config = settings.resolve(load("paper", variant))
+    assert ",".join((config.data.name, config.model.name, config.loss.name)) == variant
+    assert (config.optim.total_epochs, config.optim.weight_decay) == (350, 5e-4)
+  with pytest.raises(ValueError, match="unknown 'resnet19' in"):
+    load("paper", "mnist,resnet19,cross_entropy")

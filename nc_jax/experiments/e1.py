@@ -19,6 +19,16 @@ CLAIM = (
   "The features of the train set collapse onto their class means, ever more as training goes on; "
   "those of the test set do not, not even onto the means of other classes."
 )
+CAPTIONS = {  # of each figure: what stands below it, and what it shows, for those who do not see it
+  "e1_collapse": (
+    "V along training: mean over seeds in the range of them; shaded is the terminal phase",
+    "A panel per cell with V(train), V(test) and V_weak(test) against the epoch, both logarithmic",
+  ),
+  "e1_phase": (
+    "The path of each cell from the untrained network, top right, to the end of training",
+    "V(test) against V(train), both logarithmic, one path per cell, and the line where they agree",
+  ),
+}
 
 OTHER_NC1 = {"NC1": "nc1/pinv", "CDNV": "nc1/cdnv", "VCI": "nc1/vci"}
 

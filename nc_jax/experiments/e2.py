@@ -20,6 +20,16 @@ CLAIM = (
   "More data bring test collapse nearer but never there; and when the number of updates is held, "
   "they bring less train collapse: the two move in opposite directions."
 )
+CAPTIONS = {  # of each figure: what stands below it, and what it shows, for those who do not see it
+  "e2_size": (
+    "At the end of training, against the number n of train examples",
+    "A panel per budget with V(train), V(test), V_weak(test) and test error against n, logarithmic",
+  ),
+  "e2_phase": (
+    "Where training ends for each n, and thin, how it went there",
+    "V(test) against V(train) at the end of training, a point per n, for both budgets",
+  ),
+}
 
 UPDATES, EPOCHS, BOTH = "updates", "epochs", "both"
 BUDGETS = {UPDATES: "updates held", EPOCHS: "epochs held"}

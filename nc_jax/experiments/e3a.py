@@ -15,6 +15,7 @@ CLAIM = (
   "a finer task, although the accuracy on the coarse one still rises."
 )
 TARGET = "fine"
+CAPTIONS = transfer_figures.captions("e3a")
 
 
 def claims(results: Results) -> list[Claim]:

@@ -17,6 +17,7 @@ CLAIM = (
   "what they have."
 )
 TARGET = "held_out"
+CAPTIONS = transfer_figures.captions("e3b")
 
 
 def claims(results: Results) -> list[Claim]:

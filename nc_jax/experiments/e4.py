@@ -20,6 +20,20 @@ CLAIM = (
   "Collapse cascades: some form of it happens in the layers before the last too, the later the "
   "layer the earlier and the deeper."
 )
+CAPTIONS = {  # of each figure: what stands below it, and what it shows, for those who do not see it
+  "e4_heatmap": (
+    "V of every layer along training",
+    "Heat maps of V(train) and of V(test) over epochs and layers, colours logarithmic",
+  ),
+  "e4_depth": (
+    "V against depth, a line per epoch",
+    "V(train) and V(test) against the layer, logarithmic, a line for each of a few epochs",
+  ),
+  "e4_cascade": (
+    "When each layer first falls below a threshold",
+    "The first epoch at which V(train) of each layer is below each of a few thresholds",
+  ),
+}
 
 # Half as much variance within the classes as between them. The stand-in's upper layers get there
 # within the first tens of epochs, one after another, and only the first two never: at 1 the upper

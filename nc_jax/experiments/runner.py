@@ -79,7 +79,12 @@ def run(jobs: Sequence[Job], workdir: pathlib.Path, most: int, say: Callable[[st
   cohorts = cohorts_of(todo, most)
   for number, cohort in enumerate(cohorts, 1):
     say(f"[{number}/{len(cohorts)}] {_describe(cohort)}")
-    _train(cohort, workdir, say)
+    try:
+      _train(cohort, workdir, say)
+    except together.Apart as reason:
+      say(f"  One after another: {reason}")
+      for job in cohort:
+        _train([job], workdir, say)
 
 
 def cohorts_of(jobs: Sequence[Job], most: int) -> list[list[Job]]:

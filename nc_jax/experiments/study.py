@@ -20,7 +20,7 @@ import matplotlib
 from nc_jax import command_line, settings
 from nc_jax.errors import UserError
 from nc_jax.experiments import claims, figure_files, report, runner
-from nc_jax.experiments.results import Cell
+from nc_jax.experiments.results import Cell, Results
 from nc_jax.figure_style import STYLE
 from nc_jax.files import replacing
 
@@ -113,7 +113,7 @@ def conclude(study: Study) -> report.Section:
   experiment = importlib.import_module(f"nc_jax.experiments.{study.name}")
   results = runner.results(study.cells, study.jobs)
   results.write_csv(study.folder / "results.csv")
-  judged = claims.verdict(experiment.claims(results), study.cells)
+  judged = claims.verdict([*experiment.claims(results), _all_ended(results)], study.cells)
   table = experiment.table(results)
   table.to_csv(study.folder / "table.csv")
   with replacing(study.folder / "table.md") as file:
@@ -132,8 +132,7 @@ def conclude(study: Study) -> report.Section:
     json.dump(study.asked, file, indent=2)
     file.write("\n")
   pictures = [
-    report.Picture(study.folder / f"{stem}.svg", _title(figure), _title(figure))
-    for stem, figure in figures.items()
+    report.Picture(study.folder / f"{stem}.svg", *experiment.CAPTIONS[stem]) for stem in figures
   ]
   return report.Section(
     study.name,
@@ -168,5 +167,8 @@ def concluded(workdir: pathlib.Path, configs: pathlib.Path) -> list[Study]:
   return found
 
 
-def _title(figure) -> str:
-  return " ".join((figure.get_suptitle() or figure.axes[0].get_title()).split())
+def _all_ended(results: Results) -> claims.Claim:
+  """Claims are judged on the seeds that ended: this one says whether all did."""
+  failed = [run for run in results.failed if not results.cell(run.cell).negative]
+  text = "runs that did not end, negative cells apart"
+  return claims.Claim("runs", "every cell", text, len(failed), "<=", 0)

@@ -15,6 +15,29 @@ from nc_jax.figure_style import BLACK, BLUE, GREEN, ORANGE, PURPLE
 _CEILING = {"color": BLACK, "linestyle": "--", "linewidth": 1.0, "label": "ceiling at collapse"}
 
 
+def captions(stem: str) -> dict[str, tuple[str, str]]:
+  """Of each figure: what stands below it, and what it shows, for those who do not see it."""
+  return {
+    f"{stem}_transfer": (
+      "Along training: collapse of the classes trained on (left axis), accuracies (right axis)",
+      "A panel per cell with V(train), V(test), the accuracy of the training task and the probe's "
+      "against the epoch",
+    ),
+    f"{stem}_scatter": (
+      "The probe of the last layer against V(test), a point per observed epoch",
+      "Probe accuracy against V(test), coloured by epoch, a panel per cell",
+    ),
+    f"{stem}_layers": (
+      "The probe at every layer along training",
+      "A heat map of probe accuracy over epochs and layers, a panel per cell",
+    ),
+    f"{stem}_probes": (
+      "All probes of the last layer along training",
+      "Accuracy against the epoch, a line per kind of probe, a panel per cell",
+    ),
+  }
+
+
 def draw(results: Results, target: str, stem: str) -> dict[str, Figure]:
   """{file stem: figure}; V and the training task's accuracy are of the classes trained on."""
   return {

@@ -221,7 +221,8 @@ def what_to_observe(config, dataset: Dataset, feeds: dict[str, Feed]) -> Observe
     return Observed(splits)
   if target == "fine":
     pair = tuple(feeds[name].relabelled(getattr(dataset, name).fine) for name in feeds)
-    return Observed(splits, pair, probes.ceiling(dataset.test.labels, dataset.test.fine))
+    labels = (x for split in (dataset.train, dataset.test) for x in (split.clean, split.fine))
+    return Observed(splits, pair, probes.ceiling(*labels))
   held_out = _probed_set(config, dataset)
   pair = tuple(feeds[name].of(getattr(held_out, name)) for name in feeds)
   return Observed(splits, pair)

@@ -39,6 +39,10 @@ VARIED = (
 )
 
 
+class Apart(UserError):
+  """Runs of one config shape cannot be trained together after all: their data differ too much."""
+
+
 def shape_of(config) -> tuple:
   """Equal for configs whose runs can be trained together."""
   flat = flatten(config)
@@ -138,7 +142,8 @@ def build(
     configs: resolved.
     progress: called with (done, total) examples while data are read.
 
-  Raises UserError for what only data, network and devices together can tell.
+  Raises UserError for what only data, network and devices together can tell; Apart, which is one,
+  where each run could be trained alone.
   """
   if jax.process_count() > 1:
     raise UserError("Runs are trained together on the devices of one process, not of several.")
@@ -147,10 +152,11 @@ def build(
   runs = tuple(map(Run, folders, configs, datasets))
   sizes = {(len(d.train), len(d.test), d.train.images.shape[1:]) for d in datasets}
   if len(sizes) > 1:
-    raise UserError(f"Runs with data of different sizes cannot be trained together: {sizes}.")
+    told = " and ".join(f"{train} train and {test} test examples" for train, test, _ in sizes)
+    raise Apart(f"config.data: the runs have data of different sizes, {told}.")
   counts = {tuple(np.bincount(d.train.labels, minlength=d.num_classes)) for d in datasets}
   if len(counts) > 1 and first.loss.name in FREQUENCY_LOSSES:
-    raise UserError(
+    raise Apart(
       f"config.loss.name = {first.loss.name!r} looks at class sizes, which differ between the runs."
     )
   size, batch_size = len(datasets[0].train), first.data.batch_size
@@ -290,16 +296,13 @@ def _same(a: Dataset, b: Dataset) -> bool:
 def _concatenate(splits: list[Split]) -> tuple[Split, tuple[int, ...]]:
   """One split of all examples, and where those of each begin; a split that returns lies there once.
 
-  Raises UserError for several splits that are streamed from disk.
+  Raises Apart for several splits that are streamed from disk.
   """
   known = list({id(split): split for split in splits}.values())
   if len(known) == 1:
     return known[0], (0,) * len(splits)
   if not all(isinstance(split.images, np.ndarray) for split in known):
-    raise UserError(
-      "config.data.memory_budget_mib: runs with different data are trained together only if their "
-      "data fit the memory."
-    )
+    raise Apart("config.data.memory_budget_mib: the runs' data differ, and are streamed from disk.")
   begins = np.cumsum([0, *(len(split) for split in known)])
   begin = {id(split): int(at) for split, at in zip(known, begins, strict=False)}
   joined = Split(

@@ -123,3 +123,9 @@ def test_class_sizes_that_differ_are_refused_where_the_loss_looks_at_them():
 
 def test_every_varied_setting_exists():
   assert set(together.VARIED) <= set(settings.SETTINGS)
+
+
+def test_runs_whose_data_differ_in_size_are_told_apart_when_the_data_are_there():
+  configs = [tiny(seed=seed, data__held_out=(0, 1)) for seed in (0, 1)]
+  with pytest.raises(together.Apart, match=r"different sizes, \d+ train and \d+ test examples and"):
+    together.build(["a", "b"], configs)

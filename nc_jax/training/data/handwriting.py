@@ -14,19 +14,27 @@ _SCALE = np.float32([2 * (_HIGH - _LOW) / 255])
 _SHIFT = np.float32([2 * _LOW - 0.4])
 
 
-def digits(*, seed: int, train_size: int | None = None, test_size: int | None = None) -> Dataset:
+def digits(
+  *,
+  seed: int,
+  train_size: int | None = None,
+  test_size: int | None = None,
+  balance: bool = False,
+) -> Dataset:
   """Real handwritten digits of scikit-learn, jittered on a canvas so that test stays hard.
 
   The 1,797 8 x 8 digits are split by image first (1,200 for train, 597 for test). Each example
   is one of its split's digits, drawn with replacement, pasted at a random place of a 10 x 10
   canvas, plus N(0, 0.1²) noise; the network sees x -> 2x - 0.4. Defaults: 1,500 and 1,500.
+  With `balance` as many of each class are drawn, in both splits; the first classes get the rest.
 
   Why not the plain digits: they are so easy that test features nearly collapse too.
   """
   sizes = [1500 if size is None else size for size in (train_size, test_size)]
   rng = np.random.default_rng([seed, 0x0D161750])  # apart from the stream that orders epochs
   train, test = (
-    Split(*_jitter(*pool, size, rng)) for pool, size in zip(_pools(rng), sizes, strict=True)
+    Split(*_jitter(*pool, size, rng, balance))
+    for pool, size in zip(_pools(rng), sizes, strict=True)
   )
   return Dataset(train, test, tuple("0123456789"), _SCALE, _SHIFT)
 
@@ -57,8 +65,8 @@ def _pools(rng):
   return [(base.images[pool] / 16.0, base.target[pool]) for pool in pools]
 
 
-def _jitter(images, labels, size, rng) -> tuple[np.ndarray, np.ndarray]:
-  pick = rng.integers(len(labels), size=size)
+def _jitter(images, labels, size, rng, balance=False) -> tuple[np.ndarray, np.ndarray]:
+  pick = _pick_balanced(labels, size, rng) if balance else rng.integers(len(labels), size=size)
   room = _CANVAS - images.shape[1] + 1
   rows, columns = rng.integers(room, size=(2, size))
   side = np.arange(images.shape[1])
@@ -71,3 +79,13 @@ def _jitter(images, labels, size, rng) -> tuple[np.ndarray, np.ndarray]:
   canvas += _NOISE * rng.standard_normal(canvas.shape)
   pixels = np.clip(np.rint((canvas - _LOW) / (_HIGH - _LOW) * 255), 0, 255)
   return pixels.astype(np.uint8)[..., None], labels[pick].astype(np.int32)
+
+
+def _pick_balanced(labels, size, rng) -> np.ndarray:
+  """Places of base digits, as many of each class, in random order."""
+  wanted = rng.permutation(np.arange(size) % (labels.max() + 1))
+  pick = np.empty(size, np.int64)
+  for label in range(labels.max() + 1):
+    own = wanted == label
+    pick[own] = rng.choice(np.flatnonzero(labels == label), own.sum())
+  return pick

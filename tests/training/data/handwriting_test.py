@@ -77,3 +77,12 @@ def test_two_digits_stand_side_by_side_and_the_label_reads_them():
   for images, digit in halves:
     distance = ((means(images, digit)[:, None] - single) ** 2).sum(-1)
     np.testing.assert_array_equal(distance.argmin(1), np.arange(10))
+
+
+def test_balanced_digits_are_drawn_so_in_both_splits():
+  data = digits(seed=3, train_size=205, test_size=100, balance=True)
+  assert np.bincount(data.train.labels).tolist() == [21] * 5 + [20] * 5
+  assert np.bincount(data.test.labels).tolist() == [10] * 10
+  assert len(np.unique(data.train.images.reshape(205, -1), axis=0)) == 205
+  other = digits(seed=4, train_size=205, test_size=100, balance=True)
+  assert (data.train.labels != other.train.labels).any()
