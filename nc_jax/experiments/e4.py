@@ -146,6 +146,47 @@ def table(results: Results) -> Table:
   return Table.of(rows)
 
 
+def depth_along_training(results: Results) -> Table:
+  """Where collapse has got to: a row per cell, seed and observed epoch.
+
+  Effective depth; tunnel start, at epochs with probes; Spearman's ρ of depth and V(train); R² of
+  log V(train) over the layers.
+  """
+  rows = []
+  for cell in (cell.name for cell in results.cells):
+    curves = {
+      name: layers.curves(results, cell, split, key)
+      for name, split, key in (
+        ("V", "train", V),
+        ("error", "train", "nc4/ncc_error"),
+        *((key, "test", key) for key in _headlines(results, cell)),
+      )
+    }
+    for number, seed in enumerate(results.seeds(cell)):
+      at = {
+        name: dict(zip(epochs, values[number], strict=True))
+        for name, (_, epochs, values) in curves.items()
+      }
+      for epoch, own in at["V"].items():
+        row = {"cell": cell, "seed": seed, "epoch": int(epoch)}
+        if epoch in at["error"]:
+          row["effective depth"] = depth.ncc_depth(at["error"][epoch])
+        for key in _headlines(results, cell):
+          if epoch in at[key]:
+            row[f"tunnel start ({key.split('/')[1]})"] = depth.tunnel_start(at[key][epoch])
+        row |= {"rank correlation of depth and V(train)": _order(own)}
+        row |= {"R² of log V(train)": _line(own).r_squared}
+        rows.append(row)
+  return Table.of(rows)
+
+
+def _headlines(results: Results, cell: str) -> list[str]:
+  """The keys of the headline probe, by whatever labels."""
+  names = results.layers(cell)
+  keys = results.keys(cell, "test", names[-1]) if names else []
+  return [key for key in keys if key.startswith("probe/") and key.endswith(f"/{HEADLINE}")]
+
+
 def _whole(results: Results, cell: str, epochs: np.ndarray, V_along: np.ndarray) -> dict:
   train = layers.final(results, cell, "train", V)
   errors = layers.final(results, cell, "train", "nc4/ncc_error")
@@ -153,11 +194,10 @@ def _whole(results: Results, cell: str, epochs: np.ndarray, V_along: np.ndarray)
     return {}
   lines = [_line(of_seed) for of_seed in train]
   row = measured("effective depth", [depth.ncc_depth(of_seed) for of_seed in errors])
-  for key in results.keys(cell, "test", results.layers(cell)[-1]):
-    if key.startswith("probe/") and key.endswith(f"/{HEADLINE}"):
-      accuracies = layers.final(results, cell, "test", key)
-      starts = [depth.tunnel_start(of_seed) for of_seed in accuracies]
-      row |= measured(f"tunnel start ({key.split('/')[1]})", starts)
+  for key in _headlines(results, cell):
+    accuracies = layers.final(results, cell, "test", key)
+    starts = [depth.tunnel_start(of_seed) for of_seed in accuracies]
+    row |= measured(f"tunnel start ({key.split('/')[1]})", starts)
   for threshold in THRESHOLDS if V_along.shape[2] else ():
     first = [depth.first_below(of_seed, epochs, threshold) for of_seed in V_along]
     row |= measured(f"cascade score at {threshold:g}", [depth.cascade_score(f) for f in first])
@@ -180,6 +220,11 @@ def _layer(results: Results, cell: str, name: str) -> dict:
     first = [depth.first_below(of_seed[:, None], epochs, threshold)[0] for of_seed in V_along]
     row |= measured(f"first epoch below {threshold:g}", first)
   return row
+
+
+def more_tables(results: Results) -> dict[str, Table]:
+  """Tables for further work, as CSV alone."""
+  return {"depth": depth_along_training(results)}
 
 
 def figures(results: Results) -> dict[str, Figure]:

@@ -3,7 +3,7 @@
 In the folder:
   runs/CELL/seedN/   what each run leaves behind: config.json, metrics.csv, examples.npz, ...
   results.csv        one row per run, epoch, split, layer and key
-  table.csv, .md     the experiment's table
+  table.csv, .md     the experiment's table; e4: depth.csv, measures of depth at every epoch
   *.png, *.svg       its figures
   verdict.json       what must be seen: measured numbers beside thresholds
   study.json         what was asked for; the last thing that is written
@@ -118,6 +118,9 @@ def conclude(study: Study) -> report.Section:
   table.to_csv(study.folder / "table.csv")
   with replacing(study.folder / "table.md") as file:
     file.write(table.to_markdown())
+  if hasattr(experiment, "more_tables"):
+    for stem, more in experiment.more_tables(results).items():
+      more.to_csv(study.folder / f"{stem}.csv")
   with matplotlib.rc_context(STYLE):
     figures = experiment.figures(results)
   figure_files.save(study.folder, figures)

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 
+from nc_jax import depth
 from nc_jax.experiments import claims, e4
 from nc_jax.experiments.results import Cell, Results
 from tests.experiments.made_up import EPOCHS, drawn, run
@@ -238,3 +239,18 @@ def test_twelve_cells_of_long_names_holes_and_runs_that_failed_are_drawn():
   images = drawn(e4.figures(made))
   assert images.keys() == FIGURES
   assert all(image.startswith(b"\x89PNG") for image in images.values())
+
+
+def test_depth_along_training_has_a_row_per_seed_and_epoch():
+  cell = Cell("a", {})
+  results = Results([cell], [run("a", curves(), seed) for seed in (0, 1)])
+  table = e4.more_tables(results)["depth"]
+  rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+  names, epochs, V_along = e4.layers.curves(results, cell.name, "train", "nc1/trace_ratio")
+  assert [(row["seed"], row["epoch"]) for row in rows] == [
+    (seed, epoch) for seed in results.seeds(cell.name) for epoch in epochs
+  ]
+  assert rows[0]["rank correlation of depth and V(train)"] > 0.8
+  assert rows[len(epochs) - 1]["rank correlation of depth and V(train)"] < -0.9
+  expected = depth.log_linearity(V_along[0, -1]).r_squared
+  assert rows[len(epochs) - 1]["R² of log V(train)"] == expected
