@@ -11,7 +11,7 @@ devices      each device its share of the examples
 
 from nc_jax.training.probes.front import ceiling, probe
 from nc_jax.training.probes.linear import Linear, ridge
-from nc_jax.training.probes.logistic import logistic
+from nc_jax.training.probes.multinomial import logistic
 from nc_jax.training.probes.neighbours import knn
 from nc_jax.training.probes.standard import Standard, standardise
 

@@ -11,7 +11,7 @@ from jax import Array, lax
 from nc_jax.training.probes.devices import ROWS, WHOLE, over_examples
 from nc_jax.training.probes.examples import examples
 from nc_jax.training.probes.linear import decide, factorise, one_hot, solve
-from nc_jax.training.probes.logistic import minimise
+from nc_jax.training.probes.multinomial import minimise
 from nc_jax.training.probes.neighbours import candidates_for, vote
 from nc_jax.training.probes.standard import fit, standard_rows
 
@@ -65,6 +65,9 @@ def probe(
   for kind, values in parameters.items():
     if any(value <= 0 for value in values):
       raise ValueError(f"{kind} must hold numbers above 0; got {values}")
+  keys = [f"{kind}/{value:g}" for kind, values in parameters.items() for value in values]
+  if not keys:
+    return {}
   numbers = tuple(
     np.asarray(values, np.int32 if kind == "knn" else train.dtype)
     for kind, values in parameters.items()
@@ -73,7 +76,6 @@ def probe(
   correct, converged = _probe(
     (train, labels, mask), (test, test_labels, test_mask), numbers, num_classes, candidates, split
   )
-  keys = [f"{kind}/{value:g}" for kind, values in parameters.items() for value in values]
   for value, came_to_its_end in zip(parameters["logistic"], np.asarray(converged), strict=True):
     if not came_to_its_end:
       warnings.warn(f"logistic/{value:g} did not converge", RuntimeWarning, stacklevel=2)
