@@ -1,0 +1,131 @@
+"""All probes of one layer, in one program."""
+
+import warnings
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from nc_jax.training.probes.devices import ROWS, WHOLE, over_examples
+from nc_jax.training.probes.examples import examples
+from nc_jax.training.probes.linear import decide, factorise, one_hot, solve
+from nc_jax.training.probes.multinomial import minimise
+from nc_jax.training.probes.neighbours import candidates_for, vote
+from nc_jax.training.probes.standard import fit, standard_rows
+
+
+def probe(
+  train_features,
+  train_labels,
+  test_features,
+  test_labels,
+  num_classes: int,
+  *,
+  ridge: Sequence[float] = (1e-3,),
+  logistic: Sequence[float] = (1e-3,),
+  knn: Sequence[int] = (5,),
+  train_mask=None,
+  test_mask=None,
+) -> dict[str, Array]:
+  """Which test examples the probes of the train split get right, by "ridge/0.001" and so on.
+
+  The same numbers as `ridge`, `logistic` and `knn` one by one, on features standardised by the
+  train split, from one factorisation and one compiled program for each shape: other labels,
+  penalties or k compile nothing new.
+
+  Args:
+    train_features: [N, D], on one device or spread over examples by a NamedSharding.
+    train_labels: [N] integers in [0, K).
+    test_features: [N_test, D].
+    test_labels: [N_test] integers in [0, K).
+    num_classes: K.
+    ridge: penalties λ/n.
+    logistic: penalties.
+    knn: numbers of neighbours.
+    train_mask: [N] bool, False for padding.
+    test_mask: [N_test] bool, False for padding.
+
+  Returns: {"kind/parameter": [N_test] bool}, False for padding. A logistic regression that did
+    not converge is reported by a warning.
+  """
+  train, labels, mask, split = examples(
+    train_features, train_labels, train_mask, "train_features", num_classes
+  )
+  test, test_labels, test_mask, _ = examples(
+    test_features, test_labels, test_mask, "test_features", num_classes, split
+  )
+  if test.shape[1] != train.shape[1]:
+    raise ValueError(
+      f"test_features must have shape [N, D] = [N, {train.shape[1]}]; got {list(test.shape)}"
+    )
+  parameters = {"ridge": ridge, "logistic": logistic, "knn": knn}
+  parameters = {kind: tuple(values) for kind, values in parameters.items()}
+  for kind, values in parameters.items():
+    if any(value <= 0 for value in values):
+      raise ValueError(f"{kind} must hold numbers above 0; got {values}")
+  keys = [f"{kind}/{value:g}" for kind, values in parameters.items() for value in values]
+  if not keys:
+    return {}
+  numbers = tuple(
+    np.asarray(values, np.int32 if kind == "knn" else train.dtype)
+    for kind, values in parameters.items()
+  )
+  candidates = candidates_for(parameters["knn"])
+  correct, converged = _probe(
+    (train, labels, mask), (test, test_labels, test_mask), numbers, num_classes, candidates, split
+  )
+  for value, came_to_its_end in zip(parameters["logistic"], np.asarray(converged), strict=True):
+    if not came_to_its_end:
+      warnings.warn(f"logistic/{value:g} did not converge", RuntimeWarning, stacklevel=2)
+  return {key: correct[:, i] for i, key in enumerate(keys)}
+
+
+@jax.jit(static_argnums=(3, 4, 5))
+def _probe(train, test, numbers, num_classes, candidates, split) -> tuple[Array, Array]:
+  """[N_test, P] bool of P probes, and whether each logistic regression converged."""
+
+  def local(features, labels, mask, test, test_labels, test_mask, ridge, logistic, knn, axes):
+    standard = fit(features, mask, axes)
+    z, hot = standard_rows(standard, features, mask), one_hot(labels, mask, num_classes)
+    test, decisions, converged = standard.apply(test), [], jnp.ones(0, bool)
+    if len(ridge) or len(logistic):
+      spectrum = factorise(z, hot, axes)
+    if len(ridge):
+      weights, bias = solve(spectrum, ridge)
+      decisions += [decide(test, weight, bias) for weight in weights]
+    if len(logistic):
+      fits = lax.map(lambda penalty: minimise(z, hot, spectrum, penalty, axes), logistic)
+      decisions += [decide(test, weight, bias) for weight, bias in zip(*fits[:2], strict=True)]
+      converged = fits[2]
+    if len(knn):
+      decisions += list(vote(z, labels, mask, test, knn, num_classes, candidates, axes))
+    correct = [(decision == test_labels) & test_mask for decision in decisions]
+    return jnp.stack(correct, axis=1), converged
+
+  arguments = (ROWS,) * 6 + (WHOLE,) * 3
+  return over_examples(local, split, arguments, (ROWS, WHOLE))(*train, *test, *numbers)
+
+
+def ceiling(coarse, fine) -> float:
+  """The best accuracy for the fine labels once features have collapsed: the F2 ceiling.
+
+      Σ_j max_c P(coarse = j, fine = c)
+
+  With one point per coarse class a probe, whatever it is, can only name one fine class for each.
+
+  Args:
+    coarse: [N] integers, the point of each example: its coarse class.
+    fine: [N] integers.
+  """
+  coarse, fine = np.asarray(coarse), np.asarray(fine)
+  if coarse.shape != fine.shape or coarse.ndim != 1 or not coarse.size:
+    raise ValueError(
+      f"coarse and fine must have one shape [N], N > 0; got {coarse.shape} and {fine.shape}"
+    )
+  points, point = np.unique(coarse, return_inverse=True)
+  classes, label = np.unique(fine, return_inverse=True)
+  joint = np.zeros((len(points), len(classes)))
+  np.add.at(joint, (point, label), 1)
+  return float(joint.max(axis=1).sum() / coarse.size)
