@@ -108,7 +108,11 @@ class Measurer:
     weight, bias = np.asarray(weight), 0 if bias is None else np.asarray(bias)
     for split in features:
       low, high = bootstrap.trace_ratio_interval(
-        features[split], labels[split], self._num_classes, replicates=self._replicates
+        features[split],
+        labels[split],
+        self._num_classes,
+        replicates=self._replicates,
+        method="pivotal",  # percentiles lie too low where features are many
       )
       yield Row(split, PENULTIMATE, "nc1/trace_ratio/low", low)
       yield Row(split, PENULTIMATE, "nc1/trace_ratio/high", high)
@@ -129,6 +133,6 @@ class Measurer:
     if value:
       yield Row(split, layer, key, float(values.mean()))
     if self._replicates:
-      low, high = bootstrap.mean_interval(values, replicates=self._replicates)
+      low, high = bootstrap.mean_interval(values, self._replicates)
       yield Row(split, layer, f"{key}/low", low)
       yield Row(split, layer, f"{key}/high", high)

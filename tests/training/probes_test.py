@@ -261,13 +261,14 @@ def test_single_probes_of_spread_features(mesh):
 
 
 def test_ceiling():
-  fine = np.repeat(np.arange(10), 7)
-  assert probes.ceiling(fine // 5, fine) == pytest.approx(0.2)
-  assert probes.ceiling(fine, fine // 5) == 1
-  # 3 of 4 at the first point, 1 of 2 at the second.
-  assert probes.ceiling([5, 5, 5, 5, 9, 9], [0, 0, 0, 1, 0, 1]) == pytest.approx(4 / 6)
-  with pytest.raises(ValueError, match=r"coarse and fine must have one shape \[N\]"):
-    probes.ceiling([0, 1], [0])
+  fine = np.repeat(np.arange(10), 6)
+  assert probes.ceiling(fine // 5, fine, fine // 5, fine) == pytest.approx(0.2)
+  assert probes.ceiling(fine, fine // 5, fine, fine // 5) == 1
+  # The train set says which class to name: 0 at point 0, 1 at point 1.
+  train = [0, 0, 0, 1, 1], [0, 0, 1, 1, 1]
+  assert probes.ceiling(*train, [0, 0, 1, 1], [0, 1, 1, 0]) == pytest.approx(2 / 4)
+  with pytest.raises(ValueError, match=r"test_coarse and test_fine must have one shape \[N\]"):
+    probes.ceiling(*train, [0, 1], [0])
 
 
 def test_collapsed_features_reach_the_ceiling_and_no_probe_more():
@@ -277,8 +278,7 @@ def test_collapsed_features_reach_the_ceiling_and_no_probe_more():
   coarse = (fine >= 3).astype(int)
   features = rng.normal(size=(2, D)).astype(np.float32)[coarse]
   results = probes.probe(features[:N], fine[:N], features[N:], fine[N:], K, **KINDS)
-  # The train majority of each point is its test majority here, so that the ceiling is reached.
-  ceiling = probes.ceiling(coarse[N:], fine[N:])
+  ceiling = probes.ceiling(coarse[:N], fine[:N], coarse[N:], fine[N:])
   assert 0.35 < ceiling < 0.5
   for key, correct in results.items():
     if key.startswith("knn"):  # the nearest of equals are any

@@ -108,24 +108,30 @@ def _probe(train, test, numbers, num_classes, candidates, split) -> tuple[Array,
   return over_examples(local, split, arguments, (ROWS, WHOLE))(*train, *test, *numbers)
 
 
-def ceiling(coarse, fine) -> float:
-  """The best accuracy for the fine labels once features have collapsed: the F2 ceiling.
+def ceiling(train_coarse, train_fine, test_coarse, test_fine) -> float:
+  """What any probe gets right once features have collapsed to one point per coarse class.
 
-      Σ_j max_c P(coarse = j, fine = c)
+      Σ_j P(coarse = j, fine = c_j) on the test set,   c_j the most frequent c in j on the train set
 
-  With one point per coarse class a probe, whatever it is, can only name one fine class for each.
+  The F2 ceiling: with s equally likely fine classes in each coarse one it is 1/s. Nothing is left
+  to a probe but to name one fine class for each point, and only the train set can say which.
 
   Args:
-    coarse: [N] integers, the point of each example: its coarse class.
-    fine: [N] integers.
+    train_coarse: [N] integers >= 0, the point of each example: its coarse class.
+    train_fine: [N] integers >= 0.
+    test_coarse: [N_test] integers, each among those of the train set.
+    test_fine: [N_test].
   """
-  coarse, fine = np.asarray(coarse), np.asarray(fine)
-  if coarse.shape != fine.shape or coarse.ndim != 1 or not coarse.size:
-    raise ValueError(
-      f"coarse and fine must have one shape [N], N > 0; got {coarse.shape} and {fine.shape}"
-    )
-  points, point = np.unique(coarse, return_inverse=True)
-  classes, label = np.unique(fine, return_inverse=True)
-  joint = np.zeros((len(points), len(classes)))
-  np.add.at(joint, (point, label), 1)
-  return float(joint.max(axis=1).sum() / coarse.size)
+  pairs = []
+  for split, coarse, fine in (("train", train_coarse, train_fine), ("test", test_coarse, test_fine)):
+    coarse, fine = np.asarray(coarse), np.asarray(fine)
+    if coarse.shape != fine.shape or coarse.ndim != 1 or not coarse.size:
+      raise ValueError(
+        f"{split}_coarse and {split}_fine must have one shape [N], N > 0; got {coarse.shape} and "
+        f"{fine.shape}"
+      )
+    pairs.append((coarse, fine))
+  (coarse, fine), (test_coarse, test_fine) = pairs
+  joint = np.zeros((coarse.max() + 1, fine.max() + 1))
+  np.add.at(joint, (coarse, fine), 1)
+  return float(np.mean(joint.argmax(axis=1)[test_coarse] == test_fine))
