@@ -144,5 +144,6 @@ def test_jobs_are_gathered_by_shape_in_cohorts_of_nearly_equal_size(tmp_path):
     [("squared_error", 0), ("squared_error", 1)],
     [("squared_error", 2), ("squared_error", 3), ("squared_error", 4)],
   ]  # fmt: skip
+  alike = [study.Cell(name, load("digits")) for name in ("a b", "a/b")]
   with pytest.raises(UserError, match="would share"):
-    runner.plan([study.Cell("a b", load("digits")), study.Cell("a/b", load("digits"))], [0], tmp_path)
+    runner.plan(alike, [0], tmp_path)

@@ -123,7 +123,8 @@ def ceiling(train_coarse, train_fine, test_coarse, test_fine) -> float:
     test_fine: [N_test].
   """
   pairs = []
-  for split, coarse, fine in (("train", train_coarse, train_fine), ("test", test_coarse, test_fine)):
+  given = ("train", train_coarse, train_fine), ("test", test_coarse, test_fine)
+  for split, coarse, fine in given:
     coarse, fine = np.asarray(coarse), np.asarray(fine)
     if coarse.shape != fine.shape or coarse.ndim != 1 or not coarse.size:
       raise ValueError(

@@ -1,0 +1,115 @@
+"""Probes and intervals of a run: from the same features as its metrics."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import RidgeClassifier
+from sklearn.preprocessing import StandardScaler
+
+import nc_jax as nc
+from nc_jax.errors import UserError
+from nc_jax.metrics import bootstrap
+from nc_jax.training import building
+from tests.configs import tiny
+
+OPTIONS = {
+  "data__label_map": ("halves",),
+  "data__test_size": 97,  # no multiple of anything
+  "probe__target": "fine",
+  "probe__ridge": (1e-3, 1e-1),
+  "probe__epochs": (2,),
+  "observe__bootstrap": 50,
+}
+
+
+@pytest.fixture(scope="module")
+def experiment():
+  return building.build(tiny(**OPTIONS))
+
+
+@pytest.fixture(scope="module")
+def rows(experiment):
+  return observed(experiment, epoch=4)
+
+
+def observed(experiment, epoch):
+  ((_, observation),) = experiment.observe(experiment.state, epoch)
+  return {row[:3]: row.value for row in observation.rows}
+
+
+def features(experiment, split, layer="penultimate"):
+  """Features and fine labels, without padding."""
+  collected = experiment.measurer._collector(
+    experiment.state.variables, experiment.observed.probed[("train", "test").index(split)]
+  )
+  return np.asarray(collected.layers[layer])[collected.mask], collected.labels[collected.mask]
+
+
+def test_every_example_is_collected_once_with_its_label(experiment, rows):
+  data = experiment.dataset
+  for split in ("train", "test"):
+    x, fine = features(experiment, split)
+    assert len(x) == len(getattr(data, split))
+    assert sorted(fine) == sorted(getattr(data, split).fine)
+    report = nc.report(x, (fine >= 5).astype(np.int32), num_classes=2)
+    for key in ("nc1/trace_ratio", "nc2/equinorm_means", "norm/features"):
+      assert rows[split, "penultimate", key] == pytest.approx(report[key], rel=1e-4, abs=1e-6)
+
+
+def test_probes_of_every_layer_learn_the_fine_labels(experiment, rows):
+  for layer in ("layer1", "penultimate"):
+    (x, y), (queries, truth) = (features(experiment, s, layer) for s in ("train", "test"))
+    scaler = StandardScaler().fit(np.float64(x))
+    for penalty in (1e-3, 1e-1):
+      ridge = RidgeClassifier(alpha=penalty * len(x)).fit(scaler.transform(np.float64(x)), y)
+      expected = np.mean(ridge.predict(scaler.transform(np.float64(queries))) == truth)
+      assert rows["test", layer, f"probe/fine/ridge/{penalty:g}"] == pytest.approx(expected)
+    for key in ("logistic/0.001", "knn/5"):
+      assert 0.2 < rows["test", layer, f"probe/fine/{key}"] <= 1
+  data = experiment.dataset
+  named = [np.bincount(data.train.fine[data.train.labels == j]).argmax() for j in (0, 1)]
+  ceiling = np.mean(np.take(named, data.test.labels) == data.test.fine)
+  assert rows["test", "layer1", "probe/fine/ceiling"] == pytest.approx(ceiling)
+
+
+def test_intervals_are_those_of_the_run_s_features(experiment, rows):
+  bounded = [place for place in rows if (*place[:2], f"{place[2]}/low") in rows]
+  assert {(split, key) for split, _, key in bounded} >= {
+    ("train", "nc1/trace_ratio"), ("test", "nc1/trace_ratio"), ("train", "error/classifier"),
+    ("test", "error/classifier"), ("test", "weak/second_moment"), ("test", "strong/second_moment"),
+    ("test", "probe/fine/ridge/0.001"),
+  }  # fmt: skip
+  for split, layer, key in bounded:
+    low, high = (rows[split, layer, f"{key}/{end}"] for end in ("low", "high"))
+    assert low < high or key == "error/classifier"
+    if key != "nc1/trace_ratio":
+      assert low <= rows[split, layer, key] <= high
+    else:
+      x, fine = features(experiment, split)
+      coarse = (fine >= 5).astype(np.int32)
+      expected = bootstrap.trace_ratio_interval(x, coarse, 2, replicates=50, method="pivotal")
+      assert (low, high) == pytest.approx(expected)
+
+
+def test_probes_and_intervals_come_at_their_epochs_alone(experiment):
+  keys = {place[2] for place in observed(experiment, epoch=1)}
+  assert not [key for key in keys if key.startswith("probe/") or key.endswith("/low")]
+  keys = {place[2] for place in observed(experiment, epoch=2)}
+  assert "probe/fine/knn/5" in keys and "nc1/trace_ratio/low" not in keys
+
+
+def test_held_out_classes_are_probed_by_labels_of_their_own():
+  held_out = {"data__held_out": (7, 8, 9), "data__train_size": 256, "probe__target": "held_out"}
+  experiment = building.build(tiny(**held_out, data__balance=True))
+  assert experiment.dataset.num_classes == 7
+  train, test = experiment.observed.probed
+  assert len(train.split) == 75 and set(train.split.labels) == {0, 1, 2}
+  rows = observed(experiment, epoch=4)
+  assert 1 / 3 < rows["test", "penultimate", "probe/held_out/ridge/0.001"] <= 1
+  assert ("test", "penultimate", "probe/held_out/ceiling") not in rows
+
+
+def test_probes_that_cannot_be_are_refused():
+  with pytest.raises(UserError, match="'held_out', but config.data.held_out holds no class"):
+    building.build(tiny(probe__target="held_out"))
+  with pytest.raises(UserError, match=r"config.probe.epochs holds 3, which is not observed"):
+    building.build(tiny(probe__target="fine", observe__epochs=(1,), probe__epochs=(3,)))
