@@ -45,3 +45,8 @@ def cell(name: str, config, negative: bool = False, **values) -> dict:
   config.checkpoint.every_epochs = max(1, config.optim.total_epochs // 10)
   config.checkpoint.max_to_keep = 1
   return {"name": name, "config": config, "values": values, "negative": negative}
+
+
+def log_spaced(total: int, number: int) -> tuple[int, ...]:
+  """1, ..., total: epochs about equal factors apart."""
+  return tuple(sorted({round(total ** (i / (number - 1))) for i in range(number)}))

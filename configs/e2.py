@@ -7,7 +7,7 @@ a fixed number of epochs. Scales as in configs/e1.py.
 """
 
 from configs import digits, paper
-from configs.e1 import cell
+from configs.e1 import cell, log_spaced
 
 
 def scales():
@@ -31,11 +31,6 @@ def cells(scale: str) -> list[dict]:
       config.data.train_size = n
       if budget == "updates":
         config.optim.total_epochs = round(epochs * reference / n)
-      config.observe.epochs = log_spaced(config.optim.total_epochs)
+      config.observe.epochs = log_spaced(config.optim.total_epochs, 12)
       found.append(cell(f"n={n}, {budget}", config, n=n, budget=budget))
   return found
-
-
-def log_spaced(total: int, number: int = 12) -> tuple[int, ...]:
-  """1, ..., total, about equal factors apart."""
-  return tuple(sorted({round(total ** (i / (number - 1))) for i in range(number)}))

@@ -6,7 +6,7 @@ Trained on half of the classes; probes learn the other half. Scales as in config
 """
 
 from configs import digits, paper
-from configs.e1 import cell
+from configs.e1 import cell, log_spaced
 
 
 def scales():
@@ -22,6 +22,7 @@ def cells(scale: str) -> list[dict]:
       config.data.train_size = 3000  # half of which are of the held-out classes
       config.data.test_size = 3000
       config.optim.peak_lr = 0.1
+      config.observe.epochs = log_spaced(config.optim.total_epochs, 32)
       config.loss.name = loss
       name = loss
     else:

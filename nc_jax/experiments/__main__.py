@@ -75,7 +75,8 @@ def run(argv: list[str]) -> int:
         return 128 + stopped.signum
       study.conclude(each)
     command = shlex.join(["python", "-m", "nc_jax.experiments", *argv[1:]])
-    sections = page.write(arguments.workdir, arguments.configs, command)
+    told = study.beside(wanted, arguments.workdir, arguments.configs, say)
+    sections = page.write(arguments.workdir, told, command)
   names = {each.name for each in wanted}
   for section in sections:
     if section.id in names:

@@ -15,9 +15,10 @@ from nc_jax.experiments.claims import three_digits
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
 
 
-def write(workdir: pathlib.Path, configs: pathlib.Path, command: str) -> list[report.Section]:
-  """Writes report.html, which tells of every study that the workdir holds."""
-  studies = study.concluded(workdir, configs)
+def write(
+  workdir: pathlib.Path, studies: list[study.Study], command: str
+) -> list[report.Section]:
+  """Writes report.html, which tells of these studies in the workdir."""
   sections = [study.conclude(each) for each in studies]
   several = len({each.asked["scale"] for each in studies}) > 1
   recipes = [

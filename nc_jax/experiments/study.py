@@ -149,15 +149,23 @@ def conclude(study: Study) -> report.Section:
   )
 
 
-def concluded(workdir: pathlib.Path, configs: pathlib.Path) -> list[Study]:
-  """The studies that a workdir holds already."""
-  found = []
+def beside(
+  studies: Sequence[Study],
+  workdir: pathlib.Path,
+  configs: pathlib.Path,
+  say: Callable[[str], None],
+) -> list[Study]:
+  """The studies, and those that the workdir holds from before; in the order of EXPERIMENTS.
+
+  One whose cells are no longer those that it was made with is named and left out.
+  """
+  found = {each.name: each for each in studies}
   for name in EXPERIMENTS:
     path = workdir / name / "study.json"
-    if path.exists():
+    if name not in found and path.exists():
       asked = json.loads(path.read_text())
-      found.append(
-        prepare(
+      try:
+        found[name] = prepare(
           name,
           workdir / name,
           configs,
@@ -166,8 +174,9 @@ def concluded(workdir: pathlib.Path, configs: pathlib.Path) -> list[Study]:
           asked["cells"],
           asked["overrides"],
         )
-      )
-  return found
+      except UserError as error:
+        say(f"The report leaves out {name}: {error}")
+  return [found[name] for name in EXPERIMENTS if name in found]
 
 
 def _all_ended(results: Results) -> claims.Claim:

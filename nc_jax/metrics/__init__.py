@@ -15,12 +15,14 @@
     decisions      NC4: the nearest class mean against the labels and the classifier
     spectrum       effective, stable, numerical and nuclear rank of the features
     test_collapse  strong and weak collapse of test features about train means
+    bootstrap      how far a number depends on its examples: intervals by resampling them
     catalogue      METRICS, the one table of names
     report         measure(moments) and report(features): every key at once
     clu_adapter    the same moments as a clu.metrics.Metric (the only file that imports clu)
 """
 
 from nc_jax.metrics.accumulation import accumulate, within_covariance
+from nc_jax.metrics.bootstrap import mean_interval, trace_ratio_interval
 from nc_jax.metrics.catalogue import METRICS, Metric
 from nc_jax.metrics.decisions import Decisions, decide, nearest_class
 from nc_jax.metrics.moments import ClassMoments, Head, all_reduce, merge
@@ -38,11 +40,13 @@ __all__ = [
   "all_reduce",
   "collapse_about",
   "decide",
+  "mean_interval",
   "measure",
   "merge",
   "nearest_class",
   "report",
   "test_collapse",
+  "trace_ratio_interval",
   "whitener",
   "within_covariance",
 ]

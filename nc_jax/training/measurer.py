@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 
 from nc_jax import metrics
-from nc_jax.metrics import bootstrap
 from nc_jax.training import probes
 from nc_jax.training.features import Collector
 from nc_jax.training.feeds import Feed
@@ -107,7 +106,7 @@ class Measurer:
     weight, bias = self._classifier(state.params, features["train"].shape[1])
     weight, bias = np.asarray(weight), 0 if bias is None else np.asarray(bias)
     for split in features:
-      low, high = bootstrap.trace_ratio_interval(
+      low, high = metrics.trace_ratio_interval(
         features[split],
         labels[split],
         self._num_classes,
@@ -133,6 +132,6 @@ class Measurer:
     if value:
       yield Row(split, layer, key, float(values.mean()))
     if self._replicates:
-      low, high = bootstrap.mean_interval(values, self._replicates)
+      low, high = metrics.mean_interval(values, self._replicates)
       yield Row(split, layer, f"{key}/low", low)
       yield Row(split, layer, f"{key}/high", high)

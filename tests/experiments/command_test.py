@@ -67,6 +67,20 @@ def test_a_finished_experiment_is_not_run_again_but_its_files_are_made_anew(e1):
   assert before == (metrics.stat().st_mtime_ns, (workdir / "e1" / "results.csv").read_bytes())
 
 
+def test_a_study_that_lies_there_is_told_of_too_unless_its_cells_have_changed(e1, tmp_path):
+  workdir, arguments, _ = e1
+  said = []
+  (own,) = study.beside([], workdir, ROOT / "configs", said.append)
+  assert own.name == "e1" and len(own.jobs) == 3 and not said
+  changed = tmp_path / "e1.py"
+  source = (ROOT / "configs" / "e1.py").read_text()
+  changed.write_text(source.replace("observe.bootstrap = 200", "observe.bootstrap = 199"))
+  assert study.beside([], workdir, tmp_path, said.append) == [own] and not said  # overridden
+  changed.write_text(source.replace("max_to_keep = 1", "loss = 1"))
+  assert study.beside([], workdir, tmp_path, said.append) == []
+  assert said[0].startswith("The report leaves out e1: ")
+
+
 def test_another_config_in_the_same_folder_is_refused(e1):
   workdir, arguments, _ = e1
   before = (workdir / "e1" / "results.csv").read_bytes()
