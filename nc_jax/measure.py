@@ -41,6 +41,7 @@ import nc_jax as nc
 from nc_jax.errors import UserError, exit_status
 from nc_jax.exported import files, passes, table
 from nc_jax.exported.progress import ProgressLine
+from nc_jax.parser import Parser
 
 if __name__ != "__main__":
   raise ImportError(
@@ -94,7 +95,7 @@ def run(argv: list[str]):
 
 def parse(argv: list[str]) -> argparse.Namespace:
   """The options; UserError for whatever is wrong with them."""
-  parser = _Parser(add_help=False, allow_abbrev=False)
+  parser = Parser(add_help=False, allow_abbrev=False)
   parser.add_argument("files", nargs="*")
   parser.add_argument("--test", nargs="+", default=[])
   parser.add_argument("--num_classes", type=int)
@@ -118,11 +119,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if value is not None and value < least:
       raise UserError(f"--{name}={value}, but must be at least {least}.")
   return arguments
-
-
-class _Parser(argparse.ArgumentParser):
-  def error(self, message: str):
-    raise UserError(f"{message}. See --help.")
 
 
 def prepare_figure(path: pathlib.Path | None):

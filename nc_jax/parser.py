@@ -9,4 +9,4 @@ class Parser(argparse.ArgumentParser):
   """An ArgumentParser whose complaint is one line, raised as UserError."""
 
   def error(self, message: str):
-    raise UserError(f"{message}. See {self.prog} --help.")
+    raise UserError(f"{message}. See --help.")

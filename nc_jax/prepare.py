@@ -24,6 +24,7 @@ import textwrap
 import urllib.parse
 
 from nc_jax.errors import RunError, UserError, exit_status
+from nc_jax.parser import Parser
 from nc_jax.training.data.prepared import TEST_SPLITS, data_dir, find
 
 _PATIENCE = 5.0  # seconds that a host has to answer
@@ -57,7 +58,7 @@ def run(argv: list[str]):
 
 def parse(argv: list[str]) -> argparse.Namespace:
   """The options; UserError for whatever is wrong with them."""
-  parser = _Parser(add_help=False, allow_abbrev=False)
+  parser = Parser(add_help=False, allow_abbrev=False)
   parser.add_argument("name", nargs="?")
   parser.add_argument("--data_dir")
   parser.add_argument("--help", "-h", action="store_true")
@@ -69,11 +70,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     hint = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(TEST_SPLITS)}."
     raise UserError(f"There is no data set {arguments.name!r} to prepare. {hint}")
   return arguments
-
-
-class _Parser(argparse.ArgumentParser):
-  def error(self, message: str):
-    raise UserError(f"{message}. See --help.")
 
 
 def has_tensorflow() -> bool:

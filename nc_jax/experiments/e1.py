@@ -6,11 +6,12 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
+from nc_jax.depth import rank_correlation
 from nc_jax.experiments import panels
 from nc_jax.experiments.claims import Claim, Table, measured, per_seed
 from nc_jax.experiments.penultimate import V_WEAK, V, accuracy_column, column, curve, final
 from nc_jax.experiments.results import Cell, Results
-from nc_jax.experiments.statistics import rank_correlation, ratio, share_of_fall
+from nc_jax.experiments.statistics import ratio, share_of_fall
 from nc_jax.figure_style import BLUE, ORANGE
 
 TITLE = "Train against test collapse along training"

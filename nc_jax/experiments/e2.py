@@ -7,11 +7,12 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from nc_jax.depth import rank_correlation
 from nc_jax.experiments import panels
 from nc_jax.experiments.claims import Claim, Table
 from nc_jax.experiments.penultimate import ERROR, V_WEAK, V, accuracy_column, column, curve, final
 from nc_jax.experiments.results import Cell, Results
-from nc_jax.experiments.statistics import rank_correlation, ratio
+from nc_jax.experiments.statistics import ratio
 from nc_jax.figure_style import BLACK, BLUE, ORANGE
 
 TITLE = "Test collapse against the size of the train set"

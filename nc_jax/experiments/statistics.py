@@ -1,4 +1,4 @@
-"""How curves and numbers go together: ratios, falls, rank agreement."""
+"""How curves and numbers go together: ratios and falls."""
 
 import numpy as np
 
@@ -7,24 +7,6 @@ def ratio(a, b) -> np.ndarray:
   """a / b elementwise; inf for a positive number over 0, nan for 0 over 0."""
   with np.errstate(divide="ignore", invalid="ignore"):
     return np.asarray(a, float) / np.asarray(b, float)
-
-
-def rank_correlation(x, y) -> float:
-  """Spearman's ρ: Pearson's correlation of the ranks, ties at their mean rank.
-
-  Pairs with a nan are left out; an inf is the largest of all. nan with fewer than two pairs, and
-  where x or y is constant: then there is no order to agree on.
-  """
-  from scipy import stats  # takes most of a second to import
-
-  x, y = np.asarray(x, float), np.asarray(y, float)
-  if x.shape != y.shape or x.ndim != 1:
-    raise ValueError(f"x and y must have one shape [N]; got {list(x.shape)} and {list(y.shape)}")
-  both = ~(np.isnan(x) | np.isnan(y))
-  x, y = x[both], y[both]
-  if len(x) < 2 or np.ptp(stats.rankdata(x)) == 0 or np.ptp(stats.rankdata(y)) == 0:
-    return float("nan")
-  return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
 
 
 def share_of_fall(x, y) -> np.ndarray:

@@ -4,27 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nc_jax.experiments.statistics import rank_correlation, ratio, share_of_fall
-
-
-def test_rank_correlation_is_spearman_s_with_ties():
-  rng = np.random.default_rng(0)
-  x, y = rng.integers(0, 5, 30), rng.normal(size=30)
-  assert rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
-  assert rank_correlation(y, np.exp(y)) == pytest.approx(1)
-  assert rank_correlation(y, -(y**3)) == pytest.approx(-1)
-
-
-def test_nan_is_left_out_and_inf_is_the_largest():
-  assert rank_correlation([1, 2, math.nan, 3], [1, 2, 9, math.inf]) == pytest.approx(1)
-  assert rank_correlation([1, 2, 3, 4], [2, 1, math.nan, 5]) == pytest.approx(0.5)
-
-
-def test_without_an_order_there_is_no_agreement():
-  for x, y in (([], []), ([1], [1]), ([1, 2], [3, 3]), ([1, math.nan], [1, 2])):
-    assert math.isnan(rank_correlation(x, y))
-  with pytest.raises(ValueError, match=r"got \[2\] and \[3\]"):
-    rank_correlation([1, 2], [1, 2, 3])
+from nc_jax.experiments.statistics import ratio, share_of_fall
 
 
 def test_ratios_at_zero():
