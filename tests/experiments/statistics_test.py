@@ -1,8 +1,6 @@
 import math
 
 import numpy as np
-import pytest
-from scipy import stats
 
 from nc_jax.experiments.statistics import ratio, share_of_fall
 
