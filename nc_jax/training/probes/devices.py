@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -46,6 +47,14 @@ def largest(x, axes: tuple[str, ...]):
 def gathered(x: Array, axes: tuple[str, ...], axis: int = 0) -> Array:
   """Every device's rows, in the order of the whole array."""
   return lax.all_gather(x, axes, axis=axis, tiled=True) if axes else x
+
+
+def of_first(x: Array, axes: tuple[str, ...]) -> Array:
+  """The first device's value: what all computed alike, alike to the last bit.
+
+  A loop that ends earlier on one device than on another waits for it for ever.
+  """
+  return lax.psum(jnp.where(lax.axis_index(axes) == 0, x, 0), axes) if axes else x
 
 
 def own_rows(x: Array, rows: int, axes: tuple[str, ...]) -> Array:

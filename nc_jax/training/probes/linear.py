@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from nc_jax.metrics import inputs
 from nc_jax.metrics.products import HIGHEST
-from nc_jax.training.probes.devices import ROWS, WHOLE, gathered, over_examples, total
+from nc_jax.training.probes.devices import ROWS, WHOLE, gathered, of_first, over_examples, total
 from nc_jax.training.probes.examples import examples
 from nc_jax.training.probes.standard import Standard, fit, standard_rows
 
@@ -128,7 +128,8 @@ def factorise(z: Array, hot: Array, axes: tuple[str, ...]) -> Spectrum:
   # A dead unit has no weight, not one of rounding: it may come alive on the test split.
   right = jnp.where(jnp.any(triangle[:, :dim] != 0, axis=0), right, 0)
   targets = jnp.matmul(left.T, triangle[:dim, dim:], precision=HIGHEST)
-  return Spectrum(values, right, targets, share, count)
+  spectrum = Spectrum(values, right, targets, share, count)
+  return jax.tree.map(lambda x: of_first(x, axes), spectrum)
 
 
 def _triangle(z: Array, hot: Array, share: Array) -> Array:
