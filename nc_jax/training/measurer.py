@@ -1,5 +1,6 @@
 """All that is measured of a state: its metrics, and at some epochs probes and intervals."""
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,8 @@ class Measurer:
 
   Rows of probes belong to split `test`, key `probe/TARGET/KIND/PARAMETER`: the share of test
   examples that a probe, fitted to the train features, gets right. `probe/fine/ceiling` is what is
-  left to any probe once features have collapsed.
+  left to any probe once features have collapsed. A logistic probe that did not converge, as may
+  happen on collapsed features, says so by a row `KEY/unconverged`, 1.
 
   Rows KEY/low and KEY/high bound the value of KEY at the last epoch (and of probes whenever there
   are any) by 95 % bootstrap intervals over examples; the network is taken as given.
@@ -80,18 +82,23 @@ class Measurer:
     own = self._probing
     train, test = (self._collector(state.variables, feed) for feed in observed.probed)
     for layer in train.layers:
-      found = probes.probe(
-        train.layers[layer],
-        train.labels,
-        test.layers[layer],
-        test.labels,
-        own.num_classes,
-        ridge=own.ridge,
-        logistic=own.logistic,
-        knn=own.knn,
-        train_mask=train.mask,
-        test_mask=test.mask,
-      )
+      with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = probes.probe(
+          train.layers[layer],
+          train.labels,
+          test.layers[layer],
+          test.labels,
+          own.num_classes,
+          ridge=own.ridge,
+          logistic=own.logistic,
+          knn=own.knn,
+          train_mask=train.mask,
+          test_mask=test.mask,
+        )
+      for name in found:
+        if any(str(warning.message).startswith(f"{name} did not") for warning in told):
+          yield Row("test", layer, f"probe/{own.target}/{name}/unconverged", 1.0)
       for name, correct in found.items():
         key = f"probe/{own.target}/{name}"
         yield from self._mean("test", layer, key, np.asarray(correct)[test.mask], value=True)

@@ -1,5 +1,7 @@
 """Probes and intervals of a run: from the same features as its metrics."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier
@@ -8,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 import nc_jax as nc
 from nc_jax.errors import UserError
 from nc_jax.metrics import bootstrap
-from nc_jax.training import building
+from nc_jax.training import building, probes
 from tests.configs import tiny
 
 OPTIONS = {
@@ -113,3 +115,17 @@ def test_probes_that_cannot_be_are_refused():
     building.build(tiny(probe__target="held_out"))
   with pytest.raises(UserError, match=r"config.probe.epochs holds 3, which is not observed"):
     building.build(tiny(probe__target="fine", observe__epochs=(1,), probe__epochs=(3,)))
+
+
+def test_a_probe_that_did_not_converge_says_so_in_a_row(experiment, monkeypatch):
+  def probe(*args, **kwargs):
+    warnings.warn("logistic/0.001 did not converge", RuntimeWarning, stacklevel=2)
+    return whole(*args, **kwargs)
+
+  whole = probes.probe
+  monkeypatch.setattr(probes, "probe", probe)
+  with warnings.catch_warnings(record=True) as told:
+    rows = observed(experiment, epoch=2)
+  assert not told
+  said = [place for place in rows if place[2].endswith("/unconverged")]
+  assert [place[2] for place in said] == ["probe/fine/logistic/0.001/unconverged"] * 2
