@@ -26,7 +26,7 @@ CAPTIONS = {  # of each figure: what stands below it, and what it shows, for tho
     "A panel per cell with V(train), V(test) and V_weak(test) against the epoch, both logarithmic",
   ),
   "e1_phase": (
-    "The path of each cell from the untrained network, top right, to the end of training",
+    "The path of each cell from the untrained network (open circle) to the end of training",
     "V(test) against V(train), both logarithmic, one path per cell, and the line where they agree",
   ),
 }
