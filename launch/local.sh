@@ -48,13 +48,17 @@ for ((i = 0; i < processes; i++)); do
   pids+=($!)
 done
 status=0 # of the first that failed
-for _ in "${pids[@]}"; do
-  code=0
-  wait -n || code=$?
-  if ((code == 0 || status != 0)); then continue; fi
-  status=$code
-  # Without it the others would wait for ever.
-  for ((second = 0; second < GRACE; second++)); do [[ -z $(jobs -rp) ]] || sleep 1; done
-  kill -KILL "${pids[@]}" 2>/dev/null || true
+while ((${#pids[@]} > 0)); do
+  sleep 0.2
+  left=()
+  for pid in "${pids[@]}"; do
+    if kill -0 "$pid" 2>/dev/null; then left+=("$pid"); continue; fi
+    code=0
+    wait "$pid" || code=$?
+    if ((status == 0 && code != 0)); then status=$code SECONDS=0; fi
+  done
+  pids=("${left[@]}")
+  # Without the one that failed the others would wait for ever.
+  if ((status != 0 && SECONDS >= GRACE)); then kill -KILL "${pids[@]}" 2>/dev/null || true; fi
 done
 exit "$status"
