@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from nc_jax.experiments import panels
 from nc_jax.experiments.results import Results
@@ -46,31 +47,55 @@ def shown_epochs(epochs: Sequence[int], count: int = 6) -> list[int]:
 
 
 def heat_map(axes: Axes, epochs: Sequence[int], names: Sequence[str], values: np.ndarray, norm):
-  """Values [E, layers] as colours: the input below, one column per observed epoch; the image.
+  """Values [E, layers] as colours: the input below, one column per observed epoch.
 
   Observed epochs are equally wide, for they were chosen where something happens. What is not
   finite stays grey.
   """
-  colours = matplotlib.colormaps["viridis"].with_extremes(bad="0.85")
-  image = axes.imshow(
+  axes.imshow(
     np.ma.masked_invalid(values.T),
     norm=norm,
-    cmap=colours,
+    cmap=matplotlib.colormaps["viridis"].with_extremes(bad="0.85"),
     aspect="auto",
     origin="lower",
     interpolation="nearest",
   )
-  columns = np.arange(0, len(epochs), max(1, -(-len(epochs) // 7)))
+  columns = np.linspace(0, len(epochs) - 1, min(len(epochs), 6)).round().astype(int)
   axes.set_xticks(columns, [epochs[column] for column in columns])
   axes.set_xlabel("epoch")
-  axes.set_yticks(range(len(names)), names, fontsize=7 if len(names) > 8 else None)
+  short, pooling = _without_pooling(names)
+  axes.set_yticks(range(len(short)), short, fontsize=7 if len(short) > 8 else None)
+  axes.set_ylabel(pooling, fontsize=7)
   axes.grid(False)
-  return image
+
+
+def heat_bar(figure: Figure, axes_of: Sequence[Axes], norm, label: str):
+  """One scale of colours for all panels, no thicker for many rows of them."""
+  if axes_of:
+    rows = -(-len(axes_of) // panels.AT_MOST_WIDE)
+    image = matplotlib.cm.ScalarMappable(norm, "viridis")
+    figure.colorbar(image, ax=axes_of, label=label, aspect=20 * rows)
 
 
 def layers_on_x(axes: Axes, names: Sequence[str]):
   """Names lie where they fit and stand where they do not."""
-  crowded = sum(map(len, names)) > 24
+  short, pooling = _without_pooling(names)
+  crowded = sum(map(len, short)) > 24
   axes.set_xticks(
-    range(len(names)), names, rotation=90 if crowded else 0, fontsize=7 if crowded else None
+    range(len(short)), short, rotation=90 if crowded else 0, fontsize=7 if crowded else None
   )
+  axes.set_xlabel(pooling, fontsize=7)
+
+
+def longest_name(results: Results) -> int:
+  """In letters, as it is drawn: what panels must leave room for."""
+  names = (_without_pooling(results.layers(cell.name))[0] for cell in results.cells)
+  return max((len(name) for of_cell in names for name in of_cell), default=0)
+
+
+def _without_pooling(names: Sequence[str]) -> tuple[list[str], str]:
+  """stage1_block1.average is drawn as stage1_block1; how maps were pooled is said once."""
+  poolings = {name.partition(".")[2] for name in names} - {""}
+  if len(poolings) != 1:
+    return list(names), ""
+  return [name.partition(".")[0] for name in names], f"maps pooled: {poolings.pop()}"

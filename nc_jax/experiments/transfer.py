@@ -68,9 +68,11 @@ def ceiling(results: Results, cell: str, target: str) -> Course:
   """The accuracy that full collapse of the test set leaves to any probe.
 
   Features that sit on one point per training class show nothing but that class: the best is to
-  name its most frequent target class. nan where there is none, as for novel classes.
+  name its most frequent target class. nan where there is none, as for novel classes. It belongs
+  to the labels and to no layer: rows may give it with the logits.
   """
-  return course(results, cell, target, probe="ceiling")
+  at_logits = f"probe/{target}/ceiling" in results.keys(cell, "test", LOGITS)
+  return course(results, cell, target, LOGITS if at_logits else PENULTIMATE, "ceiling")
 
 
 def probes(results: Results, cell: str, target: str, layer: str = PENULTIMATE) -> list[str]:

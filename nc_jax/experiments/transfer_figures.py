@@ -79,7 +79,10 @@ def _transfer(results: Results, target: str) -> Figure:
       twin.set_ylabel("accuracy")
     else:
       twin.tick_params(labelright=False)
-  panels.legend_above(figure, [axes for pair in zip(axes_of, twins, strict=True) for axes in pair])
+  ncols = 5 if len(axes_of) > 2 else 2
+  panels.legend_above(
+    figure, [axes for pair in zip(axes_of, twins, strict=True) for axes in pair], ncols=ncols
+  )
   return figure
 
 
@@ -104,8 +107,8 @@ def _scatter(results: Results, target: str) -> Figure:
   panels.label_left(axes_of, f"probe accuracy, {_words(target)}")
   if axes_of:
     image = matplotlib.cm.ScalarMappable(norm, "viridis")
-    bar = figure.colorbar(image, ax=axes_of, label="epoch")
-    shown = layers.shown_epochs(range(int(norm.vmax) + 1))
+    bar = figure.colorbar(image, ax=axes_of, label="epoch", aspect=30)
+    shown = [epoch for epoch in (0, 1, 3, 10, 30, 100, 300, 1000) if epoch <= norm.vmax]
     bar.set_ticks(shown, labels=[str(epoch) for epoch in shown])
     bar.minorticks_off()
   panels.legend_above(figure, axes_of)
@@ -115,7 +118,8 @@ def _scatter(results: Results, target: str) -> Figure:
 def _layers(results: Results, target: str) -> Figure:
   """Layer by epoch, the accuracy of the headline probe (mean over seeds) as a colour."""
   # Names of layers take room beside every panel: cells may differ in their networks.
-  figure, axes_of = panels.grid(len(results.cells), width=3.6)
+  width = 2.6 + 0.06 * layers.longest_name(results)
+  figure, axes_of = panels.grid(len(results.cells), width=width)
   key = f"probe/{target}/{HEADLINE}"
   found = [layers.curves(results, cell.name, "test", key) for cell in results.cells]
   means = [layers.mean(values) for *_, values in found]
@@ -130,9 +134,7 @@ def _layers(results: Results, target: str) -> Figure:
       layers.heat_map(axes, epochs, names, mean, norm)
     else:
       axes.set_axis_off()
-  if axes_of:
-    image = matplotlib.cm.ScalarMappable(norm, "viridis")
-    figure.colorbar(image, ax=axes_of, label=f"probe accuracy, {_words(target)}")
+  layers.heat_bar(figure, axes_of, norm, f"probe accuracy, {_words(target)}")
   return figure
 
 

@@ -126,6 +126,14 @@ def test_the_table_has_every_probe_of_the_last_layer_and_the_headline_of_the_oth
   assert "0.250 (0.230 to 0.270)" in table.to_markdown()
 
 
+@pytest.mark.parametrize("layer", ["penultimate", "logits"])
+def test_the_ceiling_is_found_with_the_features_or_with_the_logits(layer):
+  world = {where: f for where, f in curves().items() if where != CEILING}
+  made = results(world | {("test", layer, CEILING[2]): 0.25})
+  assert transfer.ceiling(made, "a", "fine").final == [0.25]
+  assert np.isnan(transfer.ceiling(results(world), "a", "fine").final).all()
+
+
 def test_the_best_of_a_curve_with_holes_is_its_best_number():
   along = transfer.Course(
     np.array([0, 1, 2]), np.array([[0.3, np.nan, 0.4], [np.nan] * 3]), np.array([0.1, np.nan])

@@ -199,7 +199,7 @@ def test_the_figures_show_the_curves():
   figures = e4.figures(Results([Cell("a", {})], [run("a", curves()), run("a", curves(), 1)]))
   assert figures.keys() == FIGURES
   train, test = figures["e4_heatmap"].axes[:2]
-  assert (train.get_title(), test.get_title()) == ("a: V(train)", "a: V(test)")
+  assert (train.get_title(), test.get_title()) == ("a\nV(train)", "a\nV(test)")
   image = train.images[0].get_array()
   np.testing.assert_allclose(image[:, -1], MEASURED[300])  # the input below
   np.testing.assert_allclose(test.images[0].get_array()[:, -1], V_TEST)
@@ -237,6 +237,9 @@ def test_twelve_cells_of_long_names_holes_and_runs_that_failed_are_drawn():
   assert not any(claim.passed for claim in found if claim.cell in ("cell 1", "cell 2"))
   assert {row[0] for row in e4.table(made).rows} == {cell.name for cell in cells}
   images = drawn(e4.figures(made))
+  names = [text.get_text() for text in e4.figures(made)["e4_depth"].axes[0].get_xticklabels()]
+  assert names == [block.removesuffix(".average") for block in blocks]  # the pooling is said once
+  assert e4.figures(made)["e4_depth"].axes[0].get_xlabel() == "maps pooled: average"
   assert images.keys() == FIGURES
   assert all(image.startswith(b"\x89PNG") for image in images.values())
 
