@@ -89,8 +89,8 @@ def spinning(devices: Sequence) -> Job:
 class Remote:
   """The Job of training one run, in a process of its own that waits idle until it is its turn.
 
-  `facts` is what `train.describe` says of it. Times are taken here, around a call
-  and its answer: some 0.1 ms, which many calls make small.
+  `facts` is what `train.describe` says of it. Times are taken here, around a call and its answer:
+  some 0.1 ms, which many calls make small.
 
   Args:
     arguments: --config and what is said to differ from it.
