@@ -1,7 +1,8 @@
 """How fast this machine measures, against limits found in the same run.
 
-  python -m nc_jax.benchmark metrics               the metric library: one pass, everything
-  python -m nc_jax.benchmark train --config=FILE   training as a config asks for it
+  python -m nc_jax.benchmark metrics                 the metric library: one pass, everything
+  python -m nc_jax.benchmark train --config=FILE     training as a config asks for it
+  python -m nc_jax.benchmark together --config=FILE  many seeds of it trained together
 
 `python -m nc_jax.benchmark COMMAND --help` lists the options.
 
@@ -20,6 +21,7 @@ from nc_jax.parser import Parser
 COMMANDS = {
   "metrics": "the metric library beside this machine's limits, plain NumPy, and a peer",
   "train": "training as a config asks for it, beside this machine's limits",
+  "together": "runs trained together, beside as many runs alone",
 }
 
 

@@ -2,8 +2,10 @@
 
     metrics     the command `metrics`: which calls are timed, and against what
     train       the command `train`: steps and observations of a config
+    together    the command `together`: runs trained together beside runs alone
+    jobs        what takes turns with other work, here or in a process of its own
     sizes       S1 to S5, and whether they fit the memory
-    flags       what both commands are asked
+    flags       what the commands are asked
     flops       the work of a compiled program
     machine     devices, cores and memory
     timing      medians of interleaved calls, with compilation told apart

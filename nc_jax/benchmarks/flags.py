@@ -1,4 +1,4 @@
-"""The flags that every benchmark has."""
+"""The flags that benchmarks share."""
 
 import argparse
 import pathlib
@@ -6,16 +6,18 @@ import pathlib
 from nc_jax.errors import UserError
 
 
-def add_arguments(parser: argparse.ArgumentParser):
+def add_arguments(parser: argparse.ArgumentParser, devices: bool = True):
+  """`devices`: whether their number is for the user to say."""
   parser.add_argument("--repeats", type=int, default=5, help="samples per call (default 5)")
-  parser.add_argument("--devices", type=int, help="use so many devices (default: all there are)")
+  if devices:
+    parser.add_argument("--devices", type=int, help="use so many devices (default: all there are)")
   parser.add_argument("--csv", type=pathlib.Path, metavar="FILE", help="write the rows as CSV")
 
 
 def check(arguments: argparse.Namespace):
   """Refuses now what would fail after minutes of measuring."""
   for flag in ("repeats", "devices"):
-    value = getattr(arguments, flag)
+    value = getattr(arguments, flag, None)
     if value is not None and value < 1:
       raise UserError(f"--{flag}={value}: must be at least 1.")
   if arguments.csv:

@@ -61,6 +61,11 @@ class _Compiling:
 _compiling = _Compiling()
 
 
+def programs() -> int:
+  """How many programs this process has compiled so far."""
+  return _compiling.programs
+
+
 def interleave(cases: dict[str, Callable], repeats: int, budget: float) -> dict[str, Timing]:
   """Times the cases in turn, A B A B ..., so that a drift of the machine meets them all.
 

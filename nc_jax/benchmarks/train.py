@@ -26,7 +26,7 @@ from nc_jax.benchmarks.flops import flops
 from nc_jax.benchmarks.timing import Timing, interleave
 from nc_jax.console import reading
 from nc_jax.errors import UserError
-from nc_jax.training import building, loop
+from nc_jax.training import building, loop, together
 from nc_jax.training.steps import AXIS
 
 BUDGET = 120.0  # s a group of interleaved calls may take; slow ones make fewer repeats
@@ -119,15 +119,16 @@ def run(arguments: argparse.Namespace) -> int:
   return 0
 
 
-def describe(experiment: building.Experiment, request: str) -> dict:
+def describe(experiment: building.Experiment | together.Cohort, request: str) -> dict:
   """What is timed; `request` is the config file and what was said to differ from it."""
   config = experiment.config
+  size = sum(leaf.size for leaf in jax.tree.leaves(experiment.state.params))
   return {
     "config": request,
     "data": config.data.name,
     "model": config.model.name,
     "dtype": config.model.precision or "float32",
-    "parameters": sum(leaf.size for leaf in jax.tree.leaves(experiment.state.params)),
+    "parameters": size // len(experiment.runs),
     "batch_size": config.data.batch_size,
     "steps_per_epoch": experiment.steps_per_epoch,
     "steps_per_call": len(next(loop.calls(experiment, 0))),
@@ -196,8 +197,8 @@ def steps(experiment: building.Experiment, training: "Training", devices: list, 
 class Training:
   """What `loop.train` does between observations: the next call is fed while one is on its way."""
 
-  def __init__(self, experiment: building.Experiment):
-    self.state = experiment.state
+  def __init__(self, experiment: building.Experiment | together.Cohort):
+    self.state = experiment.place(experiment.state)
     self._program = experiment.program
 
   def run(self, batches: Iterable, calls: int) -> dict[str, jax.Array]:
@@ -211,13 +212,13 @@ class Training:
     return unread
 
 
-def fed(experiment: building.Experiment) -> Iterator:
+def fed(experiment: building.Experiment | together.Cohort) -> Iterator:
   """Call after call as the loop feeds them, without end; only the longest: they share a program."""
   steps = len(next(loop.calls(experiment, 0)))
   while True:
     for index in loop.calls(experiment, 0):
       if len(index) == steps:
-        yield experiment.feeds["train"](index)
+        yield experiment.batches(index)
 
 
 def placed(batch: tuple, axis: int | None) -> tuple:
