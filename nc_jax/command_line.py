@@ -48,20 +48,13 @@ def read_config(
   `values` defines the flags that may stand beside them, and learns what they say; None: no others.
   Raises UserError for whatever is wrong with the file or the arguments.
   """
-  return settings.resolve(override(open_config(source), arguments, values))
-
-
-def open_config(source: str | None) -> ml_collections.ConfigDict:
-  """The config FILE[:VARIANT], or a run's config.json, complete.
-
-  Raises UserError where there is none, and for whatever is wrong with it.
-  """
   if not source:
     raise UserError("--config=FILE is missing, such as --config=configs/digits.py. See --help.")
   path = source if pathlib.Path(source).exists() else source.rsplit(":", 1)[0]
   if not pathlib.Path(path).is_file():
     raise UserError(f"--config={source}: there is no file {path}.")
-  return settings.from_json(path) if path.endswith(".json") else load_config(source)
+  config = settings.from_json(path) if path.endswith(".json") else load_config(source)
+  return settings.resolve(override(config, arguments, values))
 
 
 def override(

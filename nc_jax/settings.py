@@ -224,7 +224,7 @@ def flatten(config) -> dict[str, Any]:
   return flat
 
 
-def nest(flat: dict[str, Any]) -> dict[str, Any]:
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
   """The inverse of `flatten`; groups are one level deep."""
   nested = {}
   for key, value in flat.items():
@@ -247,7 +247,7 @@ def resolve(config) -> ml_collections.FrozenConfigDict:
   for key, setting in SETTINGS.items():
     if key not in flat and not setting.optional:
       raise UserError(f"config.{key} is missing: {setting.meaning}.")
-  nested = nest({key: _checked(key, flat.get(key)) for key in SETTINGS})
+  nested = _nest({key: _checked(key, flat.get(key)) for key in SETTINGS})
   return ml_collections.FrozenConfigDict(nested)
 
 
@@ -287,7 +287,7 @@ def complete(config) -> ml_collections.ConfigDict:
   for key, setting in SETTINGS.items():
     if setting.optional and flat.get(key) is None:
       flat[key] = config_dict.placeholder(setting.kind)
-  return ml_collections.ConfigDict(nest(flat))
+  return ml_collections.ConfigDict(_nest(flat))
 
 
 # --- A config on disk ---------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def from_json(path: str | pathlib.Path) -> ml_collections.ConfigDict:
     check_key(key)
     if isinstance(value, list):
       flat[key] = tuple(value)
-  return complete(ml_collections.ConfigDict(nest(flat)))
+  return complete(ml_collections.ConfigDict(_nest(flat)))
 
 
 def differences(old, new) -> list[str]:

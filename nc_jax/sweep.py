@@ -1,34 +1,48 @@
-"""Phase diagrams: one config over a grid of settings.
+"""Phase diagrams: train and test collapse over a grid of settings.
 
-  python -m nc_jax.sweep --config=FILE[:VARIANT] --sweep=FILE --workdir=DIR [--config.KEY=VALUE ...]
+  python -m nc_jax.sweep --config=configs/digits.py --sweep=configs/sweeps/rate_decay.json \\
+      --workdir=runs/rate_decay
 
-The sweep FILE is JSON, such as configs/sweeps/rate_decay.json: settings and the values that they
-take, in all combinations. Values are a list, {"log": [first, last, number]} or {"linear": ...}; a
-list of such objects is a union of grids. Runs that differ in seed, learning rate, weight decay or
-loss parameters are trained together by one program, others one after another. Unless
---config.observe.layers and --config.observe.epochs say otherwise, only the penultimate layer is
-measured, at about twelve epochs.
+trains a run for each combination of the values in the sweep file, and each of --seeds. The file is
+JSON: settings with lists of values, or ranges of numbers,
+
+  {"optim.peak_lr": [0.01, 0.1], "optim.weight_decay": {"log": [1e-4, 1e-2, 5]}}
+
+{"linear": [low, high, number]} likewise; numbers between the ends are rounded to six digits, and
+to whole ones where the setting is. A list of such objects is a union of grids. Cells that differ
+in learning rate, weight decay, numbers of the loss and seed alone are trained together.
+
+Unless the config or --config.observe.KEY=VALUE asks for other ones, 12 log-spaced epochs are
+observed, of the penultimate layer alone (observe.epochs, observe.layers).
 
 In the workdir:
-  cells.csv     a row per cell and seed: settings, V(train), V(test), V_weak(test) and errors at the
-                end, terminal epoch, and why a run failed
-  results.csv   every number of every run: cell,seed,epoch,split,layer,key,value
-  sweep.png, .svg   maps over the two settings with most values; lines over one
-  runs/CELL/seedN   what each run leaves behind
+  cells.csv         a row per run: its settings, V(train), V(test), V_weak(test), train and test
+                    error at the end, the first observed epoch with train error 0 (terminal
+                    epoch), and why it failed if it did
+  sweep*.png, .svg  maps of these over the two settings with most values, lines over one; with
+                    further settings a figure of each, a panel per combination of their values
+  results.csv       one row per run, epoch, split, layer and key
+  runs/CELL/seedN/  what each run leaves behind: config.json, metrics.csv, examples.npz, ...
+  sweep.json        what was asked for
 
-A run whose loss is no longer finite is given up and listed; the sweep goes on. An interrupted sweep
-goes on when the command is given again, and one whose grid has grown keeps what is finished.
+A run whose loss is no longer finite has failed: it is listed, and the sweep goes on. An interrupted
+command goes on where it was when it is given again; finished runs of cells that the sweep file
+still names, now that it may name others, are kept.
 
-Exit status: 0 done, also with failed cells; 1 a run broke; 2 the request was wrong; 128 + n when
-stopped by signal n.
+V = nc1/trace_ratio, V_weak = weak/second_moment: Hui, Belkin & Nakkiran 2022, arXiv 2202.08384.
+`--config.KEY=VALUE` changes a setting of every cell; python -m nc_jax.main --help lists them.
+
+Exit status: 0 done, whichever runs failed; 1 training cannot go on; 2 the request was wrong;
+128 + n when stopped by signal n.
 """
 
 import argparse
-import csv
+import json
 import os
 import pathlib
 import re
 import sys
+from typing import Any, NamedTuple
 
 # As in nc_jax.main, and before JAX is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -38,32 +52,31 @@ try:
 
   virtual_devices.one_per_core()
   import matplotlib
-  import numpy as np
 
   from nc_jax import command_line, workdirs
   from nc_jax.console import say
   from nc_jax.errors import UserError, exit_status
-  from nc_jax.experiments import figure_files, grid, runner
-  from nc_jax.experiments.claims import three_digits
-  from nc_jax.experiments.penultimate import ERROR, V_WEAK, V, final
-  from nc_jax.experiments.results import Results
+  from nc_jax.experiments import figure_files, grid, phase_diagram, runner
+  from nc_jax.experiments.results import Cell
   from nc_jax.figure_style import STYLE
   from nc_jax.files import replacing
-  from nc_jax.heat_maps import heat_map
   from nc_jax.parser import Parser
   from nc_jax.training import loop
 except ModuleNotFoundError as missing:
   print(f"nc_jax: {missing}; sweeps need pip install -e '.[train,plot]'.", file=sys.stderr)
   sys.exit(2)
 
-VALUES = {  # column: split, key at the end of training
-  "V(train)": ("train", V),
-  "V(test)": ("test", V),
-  "V_weak(test)": ("test", V_WEAK),
-  "train error": ("train", ERROR),
-  "test error": ("test", ERROR),
-}
-SHOWN = 30  # cells of the table on the screen
+_RECORD = "sweep.json"
+
+
+class Sweep(NamedTuple):
+  """A sweep that was asked for, checked, and not yet begun."""
+
+  workdir: pathlib.Path
+  settings: list[str]  # that are swept
+  cells: list[Cell]
+  jobs: list[runner.Job]
+  asked: dict[str, Any]  # as in sweep.json
 
 
 def main(argv: list[str]) -> int:
@@ -72,99 +85,67 @@ def main(argv: list[str]) -> int:
 
 def run(argv: list[str]) -> int:
   arguments = parse(argv[1:])
-  points = grid.read(arguments.sweep)
-  cells = grid.cells(small(arguments), points)
-  jobs = runner.plan(cells, range(arguments.seeds), arguments.workdir)
-  with workdirs.held(arguments.workdir):
-    say(f"{len(cells)} cells, {len(jobs)} runs. Results in {arguments.workdir}.")
+  sweep = prepare(arguments)
+  with workdirs.held(sweep.workdir):
+    with replacing(sweep.workdir / _RECORD) as file:
+      json.dump(sweep.asked, file, indent=2)
+      file.write("\n")
+    say(f"{len(sweep.cells)} cells, {len(sweep.jobs)} runs. Results in {sweep.workdir}.")
     try:
-      runner.run(jobs, arguments.workdir, arguments.together, say)
+      runner.run(sweep.jobs, sweep.workdir, arguments.together, say)
     except loop.Stopped as stopped:
       say(str(stopped))
       return 128 + stopped.signum
-    results = runner.results(cells, jobs)
-    results.write_csv(arguments.workdir / "results.csv")
-    rows = table(results)
-    with replacing(arguments.workdir / "cells.csv") as file:
-      writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-      writer.writeheader()
-      writer.writerows(row | {"failed": row["failed"] or ""} for row in rows)
-    draw(rows, points, arguments.workdir)
-  print(to_text(rows, points))
-  say(f"All cells: {arguments.workdir / 'cells.csv'}; figure: {arguments.workdir / 'sweep.png'}")
+    print(conclude(sweep))
+  print(f"All numbers: {sweep.workdir / 'cells.csv'}")
   return 0
 
 
-def small(arguments: argparse.Namespace):
-  """The config with its overrides; what it measures is little unless it says what."""
-  config = command_line.open_config(arguments.config)
-  config = command_line.override(config, arguments.overrides)
-  total = config.optim.total_epochs
-  if config.observe.layers is None:
-    config.observe.layers = ()
-  if config.observe.epochs is None:
-    config.observe.epochs = tuple(sorted({round(total ** (i / 11)) for i in range(12)}))
-  config.checkpoint.every_epochs = max(config.checkpoint.every_epochs, total // 10)
-  config.checkpoint.max_to_keep = 1
-  return config
+def prepare(arguments: argparse.Namespace) -> Sweep:
+  """Reads config and sweep file and plans the runs.
+
+  Raises UserError for whatever is wrong with them, and for a workdir that holds something else.
+  Nothing is written.
+  """
+  grids = grid.read(arguments.sweep)
+  config = command_line.read_config(arguments.config, arguments.overrides)
+  given = command_line.overridden(arguments.overrides)
+  if "seed" in given:
+    raise UserError("config.seed: seeds are chosen by --seeds.")
+  cells = grid.cells(grids, config, arguments.sweep, given)
+  _check_workdir(arguments.workdir)
+  asked = {
+    "config": arguments.config,
+    "sweep": grids,
+    "seeds": list(range(arguments.seeds)),
+    "overrides": arguments.overrides,
+  }
+  jobs = runner.plan(cells, asked["seeds"], arguments.workdir)
+  return Sweep(arguments.workdir, list(cells[0].values), cells, jobs, asked)
 
 
-def table(results: Results) -> list[dict]:
-  """A row per cell and seed: what was swept, where it ended, why it failed (None: it did not)."""
-  rows = []
-  for cell in results.cells:
-    ended = results.seeds(cell.name)
-    values = {name: final(results, cell.name, *where) for name, where in VALUES.items()}
-    terminal = results.terminal_epoch(cell.name)
-    failed = {run.seed: run.failed for run in results.failed if run.cell == cell.name}
-    for seed in sorted([*ended, *failed]):
-      row = {**cell.values, "seed": seed}
-      number = ended.index(seed) if seed in ended else None
-      for name in VALUES:
-        row[name] = np.nan if number is None else float(values[name][number])
-      row["terminal epoch"] = None if number is None else terminal[number]
-      rows.append(row | {"failed": failed.get(seed)})
-  return rows
-
-
-def draw(rows: list[dict], points: list[dict], workdir: pathlib.Path):
-  """Maps over the two settings with most values; there are none of a single point."""
-  swept = axes_of(points)
-  if not swept:
-    return
-  x, y, *others = *swept, None, None
-  values = ["V(train)", "V(test)", "test error"]
+def conclude(sweep: Sweep) -> str:
+  """Tabulates and draws what the runs yielded; returns the best of it for a terminal."""
+  results = runner.results(sweep.cells, sweep.jobs)
+  results.write_csv(sweep.workdir / "results.csv")
+  table = phase_diagram.rows(results)
+  phase_diagram.write_csv(table, sweep.settings, sweep.workdir / "cells.csv")
   with matplotlib.rc_context(STYLE):
-    figure = heat_map(rows, x, y, values, [other for other in others if other])
-  figure_files.save(workdir, {"sweep": figure})
+    figures = phase_diagram.figures(table, sweep.settings)
+  for stem in phase_diagram.STEMS:  # those of an earlier sweep file, with fewer settings
+    if stem not in figures:
+      for path in sweep.workdir.glob(f"{stem}.*"):
+        path.unlink()
+  figure_files.save(sweep.workdir, figures)
+  return phase_diagram.summary(table, sweep.settings)
 
 
-def axes_of(points: list[dict]) -> list[str]:
-  """The settings that take several values, those with most first."""
-  keys = list(dict.fromkeys(key for point in points for key in point))
-  counts = {key: len({str(point.get(key)) for point in points}) for key in keys}
-  return sorted((key for key in keys if counts[key] > 1), key=lambda key: -counts[key])
-
-
-def to_text(rows: list[dict], points: list[dict]) -> str:
-  """A line per run, in the order of the grid, and the failed ones again below."""
-  keys = list(dict.fromkeys(key for point in points for key in point))
-  columns = [*keys, "seed", *VALUES]
-  word = lambda value: three_digits(value) if isinstance(value, float) else str(value)
-  lines = [columns, *([word(row.get(column, "")) for column in columns] for row in rows[:SHOWN])]
-  widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-  text = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines]
-  if len(rows) > SHOWN:
-    text.append(f"... and {len(rows) - SHOWN} more runs")
-  failed = [row for row in rows if row["failed"]]
-  if failed:
-    text.append(f"\nFailed: {len(failed)} of {len(rows)} runs")
-    text += [
-      "  " + ", ".join(f"{key}={word(row[key])}" for key in (*keys, "seed") if key in row)
-      + f": {row['failed']}"
-      for row in failed[:SHOWN]
-    ]  # fmt: skip
-  return "\n".join(text)
+def _check_workdir(workdir: pathlib.Path):
+  if workdir.is_dir() and not (workdir / _RECORD).exists():
+    if any(not path.name.startswith(".") for path in workdir.iterdir()):
+      raise UserError(
+        f"--workdir={workdir} holds files, but no sweep. Choose an empty or new folder."
+      )
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -174,11 +155,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  path = pathlib.Path
-  parser.add_argument("--config", metavar="FILE[:VARIANT]", help="such as configs/digits.py")
-  parser.add_argument("--sweep", type=path, required=True, metavar="FILE", help="the grid")
-  parser.add_argument("--workdir", type=path, required=True, metavar="DIR", help="for results")
-  parser.add_argument("--seeds", type=int, default=1, metavar="N", help="of each cell (default 1)")
+  parser.add_argument(
+    "--config", metavar="FILE[:VARIANT]", required=True, help="what all cells have in common"
+  )
+  parser.add_argument(
+    "--sweep", type=pathlib.Path, metavar="FILE", required=True, help="what they differ in"
+  )
+  parser.add_argument(
+    "--workdir", type=pathlib.Path, metavar="DIR", required=True, help="where results go"
+  )
+  parser.add_argument("--seeds", type=int, default=1, help="of each cell: 0, 1, ... (default 1)")
   parser.add_argument(
     "--together", type=int, default=16, metavar="N", help="most runs trained at once (default 16)"
   )
