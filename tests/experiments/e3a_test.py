@@ -40,9 +40,9 @@ def test_every_claim_holds_of_the_digits_as_measured():
   np.testing.assert_allclose(found["E3.1c"].seeds, [0.72 - 0.23] * 2)
   np.testing.assert_allclose(found["E3.1d"].seeds, [0.93 - 0.89] * 2)
   np.testing.assert_allclose(found["E3.2"].seeds, [0.23 - 0.49] * 2)
-  np.testing.assert_allclose(found["E3.2b"].seeds, [0.03, 0.05])
-  np.testing.assert_allclose(found["E3.2b"].measured, 0.03)  # the worst in either direction
-  np.testing.assert_allclose(found["E3.2c"].measured, 0.05)
+  for item in ("E3.2b", "E3.2c"):
+    np.testing.assert_allclose(found[item].measured, (0.03 + 0.05) / 2)
+    assert not found[item].seeds
   assert found["E3.3"].measured == 1 and not found["E3.3"].seeds
   assert "(ceiling 0.200)" in found["E3.1c"].text
 
