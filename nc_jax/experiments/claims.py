@@ -36,7 +36,8 @@ class Claim(NamedTuple):
     return not any(math.isnan(number) or self._holds(number) for number in numbers)
 
   def _holds(self, number: float) -> bool:
-    return number <= self.threshold if self.relation == "<=" else number >= self.threshold
+    holds = number <= self.threshold if self.relation == "<=" else number >= self.threshold
+    return bool(holds)
 
 
 def per_seed(

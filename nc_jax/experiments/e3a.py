@@ -47,7 +47,7 @@ def _of_cell(results: Results, cell: str) -> Iterator[Claim]:
   ):
     text = f"it approaches the ceiling, {text}: final probe − ceiling, mean over seeds{beside}"
     above = last.final - ceiling
-    yield Claim(item, cell, text, above.mean() if len(above) else np.nan, relation, threshold)
+    yield Claim(item, cell, text, float(above.mean()) if len(above) else np.nan, relation, threshold)
 
 
 def table(results: Results) -> Table:

@@ -2,6 +2,7 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 
 from nc_jax.experiments import claims
@@ -126,3 +127,10 @@ def test_a_table_gives_csv_each_number_and_markdown_one_cell_for_five(tmp_path):
     "| a\\|b | 2 | 0.500 (0.333 to 0.667) [0.250, 0.750] | – |",
     "| c | 0 | – | 104 (100 to 107) |",
   ]
+
+
+def test_a_claim_of_a_numpy_number_can_be_written_down(tmp_path):
+  claim = Claim("E9", "a", "text", np.float64(0.5), "<=", 1)
+  assert claim.passed is True
+  judged = claims.verdict([claim], [])
+  claims.write(judged, tmp_path / "v.json", experiment="e9", title="", failed_runs=[])
