@@ -10,7 +10,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from nc_jax import settings
+from nc_jax import processes, settings
 from nc_jax.errors import UserError
 from nc_jax.settings import SETTINGS
 
@@ -21,6 +21,7 @@ class Request(NamedTuple):
   workdir: pathlib.Path
   config: object  # resolved
   observe_only: bool
+  cluster: processes.Cluster | None  # where several processes meet
 
 
 def parse(argv: list[str]) -> Request:
@@ -35,9 +36,16 @@ def parse(argv: list[str]) -> Request:
       raise UserError(f"--workdir={workdir} holds no run to observe.")
   values = flags.FlagValues()
   flags.DEFINE_string("workdir", None, "", flag_values=values)
-  flags.DEFINE_bool("observe_only", False, "", flag_values=values)
+  for name in ("observe_only", "distributed"):
+    flags.DEFINE_bool(name, False, "", flag_values=values)
+  flags.DEFINE_string("coordinator", None, "", flag_values=values)
+  for name in ("num_processes", "process_id"):
+    flags.DEFINE_integer(name, None, "", flag_values=values)
   config = read_config(source, rest, values)
-  return Request(pathlib.Path(workdir), config, values.observe_only)
+  cluster = processes.cluster(
+    values.distributed, values.coordinator, values.num_processes, values.process_id
+  )
+  return Request(pathlib.Path(workdir), config, values.observe_only, cluster)
 
 
 def read_config(

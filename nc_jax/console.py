@@ -18,12 +18,13 @@ class Console:
 
   Shown are the epoch, the running train loss, the errors and V = nc1/trace_ratio of both splits
   when last observed, steps per second, and the time left; of runs trained together, medians.
+  `quiet`: nothing is shown.
   """
 
-  def __init__(self, total_epochs: int, steps_per_epoch: int):
+  def __init__(self, total_epochs: int, steps_per_epoch: int, quiet: bool = False):
     self._epochs = total_epochs
     self._steps_per_epoch = steps_per_epoch
-    self._screen = RichConsole(stderr=True, highlight=False)
+    self._screen = RichConsole(stderr=True, highlight=False, quiet=quiet)
     self._bar = None
     self._status = {"loss": "-", "error": "-", "nc1": "-", "speed": "-", "left": "-"}
     self._began = None  # (time, step) from which speed is reckoned
@@ -31,7 +32,7 @@ class Console:
     self._told = -1  # the last epoch of which a line was printed
 
   def __enter__(self):
-    if self._screen.is_terminal:
+    if self._screen.is_terminal and not self._screen.quiet:
       self._bar = _Bar(
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(bar_width=None),
@@ -91,11 +92,12 @@ def say(text: str):
 
 
 @contextlib.contextmanager
-def reading():
+def reading(quiet: bool = False):
   """Yields `progress(done, total)`, which shows a bar on a terminal while examples are read."""
   screen = RichConsole(stderr=True)
+  hidden = quiet or not screen.is_terminal
   columns = (TextColumn("reading examples"), BarColumn(bar_width=None), TimeRemainingColumn())
-  with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as bar:
+  with Progress(*columns, console=screen, disable=hidden, transient=True) as bar:
     task = bar.add_task("", total=None)
     yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -10,6 +10,16 @@ usage: python -m nc_jax.main --config=FILE[:VARIANT] --workdir=DIR [--config.KEY
                            DIR/observed.csv. --config may be left out, observe.* may be changed
   --help                   this text
 
+On several hosts, or as several processes of one, the same command is given to each, and --workdir
+lies on a file system that all share. Process 0 alone writes and talks.
+  --distributed            Cloud TPU, SLURM, Open MPI or GKE says where the others are; elsewhere
+  --coordinator=HOST:PORT  where process 0 listens (a free port of its host),
+  --num_processes=N        how many processes there are, and
+  --process_id=I           which of them this is, from 0
+All must start within 5 minutes. SIGTERM to one, or Ctrl-C, stops and saves all. If one dies, the
+others end within 40 seconds with a status that is not 0, and the same commands go on from the
+latest checkpoint, with another number of processes and devices too.
+
 In the workdir:
   config.json       the resolved config            checkpoints/   the latest states (Orbax)
   metrics.csv       every number of every epoch    tensorboard/   the same, as event files
@@ -34,7 +44,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 try:
   import jax
 
-  from nc_jax import verdict, virtual_devices, workdirs, writers
+  from nc_jax import processes, settings, verdict, virtual_devices, workdirs, writers
   from nc_jax.command_line import describe_settings, parse
   from nc_jax.errors import UserError, exit_status
 except ModuleNotFoundError as missing:
@@ -43,31 +53,39 @@ except ModuleNotFoundError as missing:
 
 
 def main(argv: list[str]) -> int:
-  return exit_status(run, argv, "the same command goes on from what was saved")
+  said = "the same command goes on from what was saved"
+  return processes.end_together(lambda: exit_status(run, argv, said))
 
 
 def run(argv: list[str]) -> int:
   if any(arg in ("-h", "-help", "--help") for arg in argv[1:]):
     print(__doc__.rstrip() + "\n\n" + describe_settings())
     return 0
-  request = parse(argv)
-  workdirs.check(request.workdir, request.config, request.observe_only)
-  if not request.observe_only and workdirs.finished(request.workdir):
-    print((request.workdir / "verdict.txt").read_text())
-    print(f"{request.workdir} is finished; nothing was changed.")
-    return 0
+  workdir, config, observe_only, cluster = request = parse(argv)
   virtual_devices.give_threads(virtual_devices.asked_for())
+  if cluster is not None:
+    join(request)
+  processes.from_first(lambda: workdirs.check(workdir, config, observe_only))
+  if not observe_only and processes.from_first(lambda: workdirs.finished(workdir)):
+    if processes.is_first():
+      print((workdir / "verdict.txt").read_text())
+      print(f"{workdir} is finished; nothing was changed.")
+    return 0
   from nc_jax.console import reading
   from nc_jax.training import building, loop
 
-  with reading() as progress:
-    experiment = building.build(request.config, progress)
-  if request.observe_only:
-    return observe_again(experiment, request.workdir)
+  with reading(quiet=not processes.is_first()) as progress:
+    experiment = building.build(config, progress)
+  if observe_only:
+    return observe_again(experiment, workdir)
 
-  config, workdir = request.config, request.workdir
-  with workdirs.opened(workdir, config):
-    console = loop.Console(config.optim.total_epochs, experiment.steps_per_epoch)
+  with contextlib.ExitStack() as stack:
+    # One process holds the workdir, for all.
+    processes.from_first(lambda: stack.enter_context(workdirs.opened(workdir, config)))
+    processes.check_shared(workdir / "config.json")
+    console = loop.Console(
+      config.optim.total_epochs, experiment.steps_per_epoch, quiet=not processes.is_first()
+    )
     console.say(introduce(experiment, workdir))
     began = time.monotonic()
     try:
@@ -76,19 +94,30 @@ def run(argv: list[str]) -> int:
       console.say(str(stopped))
       return 128 + stopped.signum
     console.say(f"Trained and observed in {time.monotonic() - began:.0f} s.")
-    finish(workdir, console)
+    processes.from_first(lambda: finish(workdir, console))
   return 0
+
+
+def join(request):
+  """Meets the other processes, all of them with the same command."""
+  # Nobody of this run can hold the workdir yet. A second start must be told before it meets the
+  # first one at the coordinator's address, which would end that.
+  if not request.observe_only:
+    workdirs.check_free(request.workdir)
+  processes.initialise(request.cluster)
+  processes.check_same(f"{request.workdir} {settings.to_json(request.config)}")
 
 
 def introduce(experiment, workdir) -> str:
   config, devices = experiment.config, jax.devices()
   leaves = jax.tree.leaves(experiment.state.params)
+  together = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
   return (
     f"{config.data.name}: {len(experiment.dataset.train)} train and "
     f"{len(experiment.dataset.test)} test examples, {experiment.dataset.num_classes} classes. "
     f"{config.model.name}: {sum(leaf.size for leaf in leaves):,} parameters. "
     f"{config.optim.total_epochs} epochs of {experiment.steps_per_epoch} steps on "
-    f"{len(devices)} x {devices[0].device_kind}. Results in {workdir}."
+    f"{len(devices)} x {devices[0].device_kind}{together}. Results in {workdir}."
   )
 
 
@@ -119,10 +148,12 @@ def observe_again(experiment, workdir: pathlib.Path) -> int:
       state = checkpoints.restore(step, like=experiment.state)
       ((_, observation),) = experiment.observe(state, epoch)
       rows += [(step, epoch, *row[:3], writers.to_text(row.value)) for row in observation.rows]
-      print(f"epoch {epoch}: observed", file=sys.stderr)
+      if processes.is_first():
+        print(f"epoch {epoch}: observed", file=sys.stderr)
   path = workdir / "observed.csv"
-  writers.write_csv(path, rows)
-  print(f"{len(rows)} numbers in {path}")
+  if processes.is_first():
+    writers.write_csv(path, rows)
+    print(f"{len(rows)} numbers in {path}")
   return 0
 
 

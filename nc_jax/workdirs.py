@@ -37,6 +37,12 @@ def finished(workdir: pathlib.Path) -> bool:
   return (workdir / "verdict.json").exists()
 
 
+def check_free(workdir: pathlib.Path):
+  """Raises UserError, and touches nothing, if a running process holds the workdir."""
+  with contextlib.suppress(OSError), (workdir / ".lock").open() as lock:
+    _lock(lock, fcntl.LOCK_SH, workdir)  # others may be asking too
+
+
 @contextlib.contextmanager
 def opened(workdir: pathlib.Path, config):
   """Makes the workdir, holds it for this process, and puts the config there. Raises as `held`."""
@@ -58,8 +64,12 @@ def held(workdir: pathlib.Path):
   except OSError as error:
     raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}.") from error
   with lock:  # which ends with the process, however it ends
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(f"--workdir={workdir}: another run is writing there now.") from None
+    _lock(lock, fcntl.LOCK_EX, workdir)
     yield
+
+
+def _lock(file, kind: int, workdir: pathlib.Path):
+  try:
+    fcntl.flock(file, kind | fcntl.LOCK_NB)
+  except BlockingIOError:
+    raise UserError(f"--workdir={workdir}: another run is writing there now.") from None

@@ -263,8 +263,6 @@ def build_measurer(
   )
   probing = None
   if probe.target is not None:
-    if jax.process_count() > 1:
-      raise UserError("config.probe.target: probes need all examples in one process.")
     default = lambda value, otherwise: otherwise if value is None else value
     epochs = epochs_to_observe(
       default(probe.epochs, observe.epochs), config.optim.total_epochs, "probe"

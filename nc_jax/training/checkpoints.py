@@ -16,13 +16,20 @@ from nc_jax.training.steps import TrainState, replicate
 _log = logging.getLogger("nc_jax")
 
 
+class _Manager(ocp.CheckpointManager):
+  def reached_preemption(self, step: int) -> bool:
+    """When to stop is the loop's affair, whose count Orbax would disturb (see `stopping`)."""
+    return False
+
+
 class Checkpoints:
   """The last few states of a run, in `workdir/checkpoints`.
 
   A save returns once the state is copied to the host; writing goes on behind training, and a
   save that was cut short leaves no trace. States are stored as host arrays, so that they can be
   restored on any number of devices, each leaf with a checksum, because Orbax has none. `place`
-  puts such a state on the devices.
+  puts such a state on the devices. Of several processes all call each method, and process 0
+  writes.
   """
 
   def __init__(
@@ -37,7 +44,7 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(
       max_to_keep=max_to_keep, cleanup_tmp_directories=not read_only, read_only=read_only
     )
-    self._manager = ocp.CheckpointManager(self._directory, options=options)
+    self._manager = _Manager(self._directory, options=options)
 
   def steps(self) -> list[int]:
     return sorted(self._manager.all_steps())

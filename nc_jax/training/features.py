@@ -18,6 +18,7 @@ class Features(NamedTuple):
   layers: dict[str, jax.Array]  # float32 [N', D], spread over the devices
   labels: np.ndarray  # int32 [N']
   mask: np.ndarray  # bool [N'], False for padding
+  order: np.ndarray  # int64 [N], the rows of the split's examples in the split's order
 
 
 class Collector:
@@ -28,7 +29,8 @@ class Collector:
     layers: whose features to collect.
     batch_size: examples per device and step.
     axis: the device axis of the feeds.
-    devices: where the feeds lie; None: all of this process.
+    devices: where the feeds lie; None: all of this process. Of several processes each collects all
+      examples.
   """
 
   steps_per_call = 128  # bounds what a streamed split holds in memory at once
@@ -42,7 +44,7 @@ class Collector:
     devices: Sequence | None = None,
   ):
     self._batch_size = batch_size
-    self._devices = devices
+    self._devices = devices = devices or jax.local_devices()
 
     def collect(variables, images, index):
       def one(ids):
@@ -64,10 +66,10 @@ class Collector:
       places.append(np.moveaxis(index, 1, 0))
       masks.append(np.moveaxis(mask, 1, 0))
     join = lambda *parts: _rows(parts)
+    places, mask = (np.concatenate(parts, axis=1).ravel() for parts in (places, masks))
+    rows = np.flatnonzero(mask)
     return Features(
-      jax.tree.map(join, *layers),
-      feed.split.labels[np.concatenate(places, axis=1).ravel()],
-      np.concatenate(masks, axis=1).ravel(),
+      jax.tree.map(join, *layers), feed.split.labels[places], mask, rows[np.argsort(places[rows])]
     )
 
 

@@ -2,10 +2,10 @@
 
 import contextlib
 import pathlib
-import signal
 
 import numpy as np
 
+from nc_jax import processes
 from nc_jax.console import Console
 from nc_jax.errors import RunError
 from nc_jax.files import replacing
@@ -13,19 +13,9 @@ from nc_jax.training.building import Experiment
 from nc_jax.training.checkpoints import Checkpoints
 from nc_jax.training.models import LOGITS, PENULTIMATE
 from nc_jax.training.observe import Observation
+from nc_jax.training.stopping import Stopped, stop_signals
 from nc_jax.training.together import Cohort
 from nc_jax.writers import MetricsWriter
-
-
-class Stopped(Exception):
-  """The run was asked to stop; its state is saved and the same command continues it."""
-
-  def __init__(self, signum: int, epoch: int, step: int):
-    self.signum = signum
-    super().__init__(
-      f"Stopped by {signal.Signals(signum).name} in epoch {epoch} (step {step}) and saved; "
-      "the same command continues."
-    )
 
 
 def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Console):
@@ -35,6 +25,8 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
   examples were used, by which labels), metrics.csv, event files and, with each observation,
   class_means.npz. A run whose loss is no longer finite is given up: its folder then holds
   failed.txt, which says when. The others go on.
+
+  Of several processes all train, observe and save, and process 0 alone writes the files.
 
   Raises:
     Stopped: by SIGINT or SIGTERM, after saving.
@@ -48,9 +40,11 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
   fresh = state is None
   state = experiment.place(experiment.state) if fresh else state
   step = int(np.max(state.step))
-  for folder in folders:
-    folder.mkdir(exist_ok=True)
-  writers = [MetricsWriter(folder, last_step=-1 if fresh else step) for folder in folders]
+  first, writers = processes.is_first(), []
+  if first:
+    for folder in folders:
+      folder.mkdir(exist_ok=True)
+    writers = [MetricsWriter(folder, last_step=-1 if fresh else step) for folder in folders]
   failed = {run: why for run, folder in enumerate(folders) if (why := why_failed(folder))}
   alive = lambda: [run for run in range(len(folders)) if run not in failed]
   if not alive():
@@ -59,8 +53,9 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
   def observe():
     epoch, seen = step // steps_per_epoch, []
     for run, observation in experiment.observe(state, epoch, alive()):
-      writers[run].write(step, epoch, observation.rows)
-      save_class_means(observation, folders[run] / "class_means.npz")
+      if first:
+        writers[run].write(step, epoch, observation.rows)
+        save_class_means(observation, folders[run] / "class_means.npz")
       seen.append(_summary(observation))
     console.observed(step, *np.median(seen, axis=0))
 
@@ -90,12 +85,13 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
   with contextlib.ExitStack() as stack:
     for closing in (*writers, checkpoints):
       stack.callback(closing.close)
-    stop = stack.enter_context(stop_signals())
+    asked_to_stop = stack.enter_context(stop_signals())
     stack.enter_context(console)
     if fresh:
-      for run, folder in zip(experiment.runs, folders, strict=True):
-        with replacing(folder / "examples.npz", "wb") as file:
-          np.savez(file, **run.dataset.record())
+      if first:
+        for run, folder in zip(experiment.runs, folders, strict=True):
+          with replacing(folder / "examples.npz", "wb") as file:
+            np.savez(file, **run.dataset.record())
       observe()
     else:
       console.say(f"Going on from the checkpoint at step {step}, epoch {step // steps_per_epoch}.")
@@ -112,6 +108,7 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
       last = step == total_steps
       due = into_epoch == 0 and epoch in experiment.observe_epochs
       saving = into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0
+      stop = asked_to_stop()
       if due or saving or last or stop:
         read(*unread)
         unread = None
@@ -121,7 +118,7 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
         save()
       if stop and not last:
         checkpoints.wait()
-        raise Stopped(stop[0], epoch, step)
+        raise Stopped(stop, epoch, step)
     checkpoints.wait()
 
 
@@ -160,22 +157,3 @@ def _summary(observation: Observation) -> list[list[float]]:
     [values[split, LOGITS, "error/classifier"] for split in ("train", "test")],
     [values[split, PENULTIMATE, "nc1/trace_ratio"] for split in ("train", "test")],
   ]
-
-
-@contextlib.contextmanager
-def stop_signals():
-  """Yields a list that SIGINT or SIGTERM fills. A second signal acts as if this were not here."""
-  received, before = [], {}
-
-  def note(signum, _):
-    received.append(signum)
-    for each, handler in before.items():
-      signal.signal(each, handler)
-
-  for each in (signal.SIGINT, signal.SIGTERM):
-    before[each] = signal.signal(each, note)
-  try:
-    yield received
-  finally:
-    for each, handler in before.items():
-      signal.signal(each, handler)

@@ -101,15 +101,15 @@ class Measurer:
           yield Row("test", layer, f"probe/{own.target}/{name}/unconverged", 1.0)
       for name, correct in found.items():
         key = f"probe/{own.target}/{name}"
-        yield from self._mean("test", layer, key, np.asarray(correct)[test.mask], value=True)
+        yield from self._mean("test", layer, key, np.asarray(correct)[test.order], value=True)
       if observed.ceiling is not None:
         yield Row("test", layer, f"probe/{own.target}/ceiling", observed.ceiling)
 
   def _intervals(self, state: TrainState, splits: dict[str, Feed]):
     """Intervals of V and the errors of the penultimate layer, on train and test."""
     both = {split: self._collector(state.variables, splits[split]) for split in ("train", "test")}
-    features = {s: np.asarray(f.layers[PENULTIMATE])[f.mask] for s, f in both.items()}
-    labels = {split: f.labels[f.mask] for split, f in both.items()}
+    features = {s: np.asarray(f.layers[PENULTIMATE])[f.order] for s, f in both.items()}
+    labels = {split: f.labels[f.order] for split, f in both.items()}
     weight, bias = self._classifier(state.params, features["train"].shape[1])
     weight, bias = np.asarray(weight), 0 if bias is None else np.asarray(bias)
     for split in features:
