@@ -253,7 +253,7 @@ def _panels(num_values: int, num_slices: int, size: tuple[float, float]):
   """A figure and the panels of each value: values side by side, or each with its slices."""
   wide = min(_WIDEST, max(1, int(16 // size[0])))
   count = num_values if num_slices == 1 else num_slices
-  wide = min(wide, count)
+  wide = math.ceil(count / math.ceil(count / min(wide, count)))  # rows of nearly equal length
   high = math.ceil(count / wide) * (1 if num_slices == 1 else num_values)
   figure = Figure(figsize=(size[0] * wide, size[1] * high + 0.6))
   grid = figure.subplots(high, wide, squeeze=False)
