@@ -47,7 +47,8 @@ def _of_cell(results: Results, cell: str) -> Iterator[Claim]:
   ):
     text = f"it approaches the ceiling, {text}: final probe − ceiling, mean over seeds{beside}"
     above = last.final - ceiling
-    yield Claim(item, cell, text, float(above.mean()) if len(above) else np.nan, relation, threshold)
+    mean = float(above.mean()) if len(above) else np.nan
+    yield Claim(item, cell, text, mean, relation, threshold)
 
 
 def table(results: Results) -> Table:

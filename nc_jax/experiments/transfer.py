@@ -171,7 +171,7 @@ def _agreement_after_peak(
   *,
   until_floor: bool = False,
 ) -> float:
-  """Spearman's ρ of a probe and V(test) of its layer from the best epoch on, of means over seeds."""
+  """Spearman's ρ of a probe and its layer's V(test) from the best epoch on, of means over seeds."""
   epochs, collapse = results.curve(cell, "test", layer, V)
   _, of_probe, of_V = np.intersect1d(probe.epochs, epochs, return_indices=True)
   if not len(probe.accuracy) or not len(of_probe):
