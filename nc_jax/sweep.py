@@ -51,14 +51,11 @@ try:
   from nc_jax import virtual_devices
 
   virtual_devices.one_per_core()
-  import matplotlib
-
   from nc_jax import command_line, workdirs
   from nc_jax.console import say
   from nc_jax.errors import UserError, exit_status
-  from nc_jax.experiments import figure_files, grid, phase_diagram, runner
+  from nc_jax.experiments import grid, phase_diagram, runner
   from nc_jax.experiments.results import Cell
-  from nc_jax.figure_style import STYLE
   from nc_jax.files import replacing
   from nc_jax.parser import Parser
   from nc_jax.training import loop
@@ -130,13 +127,7 @@ def conclude(sweep: Sweep) -> str:
   results.write_csv(sweep.workdir / "results.csv")
   table = phase_diagram.rows(results)
   phase_diagram.write_csv(table, sweep.settings, sweep.workdir / "cells.csv")
-  with matplotlib.rc_context(STYLE):
-    figures = phase_diagram.figures(table, sweep.settings)
-  for stem in phase_diagram.STEMS:  # those of an earlier sweep file, with fewer settings
-    if stem not in figures:
-      for path in sweep.workdir.glob(f"{stem}.*"):
-        path.unlink()
-  figure_files.save(sweep.workdir, figures)
+  phase_diagram.draw(table, sweep.settings, sweep.workdir)
   return phase_diagram.summary(table, sweep.settings)
 
 

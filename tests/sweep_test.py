@@ -172,6 +172,20 @@ def test_the_settings_with_most_values_are_the_axes():
   assert figures["sweep_V_test"].axes[0].get_xlabel() == "b"
 
 
+def test_figures_take_the_place_of_earlier_ones_and_of_nothing_else(tmp_path):
+  (tmp_path / "sweep.json").touch()
+  files = lambda: {path.name for path in tmp_path.iterdir()}
+  one = {"sweep.png", "sweep.svg"}
+  several = {f"{stem}.{kind}" for stem in phase_diagram.STEMS[1:] for kind in ("png", "svg")}
+  for levels, drawn in (
+    ({"a": [1, 2]}, one),
+    ({"a": [1, 2], "b": [1, 2], "c": [1, 2]}, several),
+    ({"a": [1, 2], "b": [1, 2]}, one),
+  ):
+    phase_diagram.draw(table(levels, seeds=1), list(levels), tmp_path)
+    assert files() == drawn | {"sweep.json"}
+
+
 def test_the_summary_is_short_best_first_and_says_what_failed():
   rows = table({"a": list(range(100))})
   for row in rows[:12]:
@@ -294,7 +308,6 @@ def test_killed_and_called_again_it_ends_as_if_it_had_not_been(unbroken, tmp_pat
 def test_a_larger_grid_keeps_what_is_finished(unbroken, tmp_path):
   workdir, _, _ = unbroken
   before, picture = runs(workdir), (workdir / "sweep.png").read_bytes()
-  (workdir / "sweep_V_train.png").touch()  # as of a sweep of more settings
   path = written(tmp_path, ASKED | {RATE: [0.01, *ASKED[RATE]]})
   call(*arguments(workdir, path))
   after = runs(workdir)
@@ -302,7 +315,9 @@ def test_a_larger_grid_keeps_what_is_finished(unbroken, tmp_path):
   rows = read(workdir / "cells.csv")
   assert len(rows) == 12 and [row[RATE] for row in rows[::2]] == ["0.01", "0.02", "1e+18"] * 2
   assert (workdir / "sweep.png").read_bytes() != picture
-  assert not (workdir / "sweep_V_train.png").exists()
+  assert json.loads((workdir / "sweep.json").read_text())["sweep"] == json.loads(
+    f"[{path.read_text()}]"
+  )
 
 
 def test_wrong_requests_are_told_in_a_line_before_anything_is_written(tmp_path, capsys):

@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 
-from nc_jax.experiments import penultimate
+from nc_jax.experiments import figure_files, penultimate
 from nc_jax.experiments.claims import three_digits
 from nc_jax.experiments.grid import to_text
 from nc_jax.experiments.results import Results
+from nc_jax.figure_style import STYLE
 from nc_jax.files import replacing
 from nc_jax.heat_maps import heat_map
 from nc_jax.writers import to_text as nine_digits
@@ -86,6 +88,18 @@ def figures(table: Sequence[Row], settings: Sequence[str]) -> dict[str, Figure]:
   if all(counts[name] == 1 for name in rest):
     return {ONE_FIGURE: draw(list(VALUES))}
   return {stem: draw(name) for name, (_, _, stem) in VALUES.items()}
+
+
+def draw(table: Sequence[Row], settings: Sequence[str], folder: pathlib.Path):
+  """Writes the figures, in the place of those of an earlier sweep file."""
+  with matplotlib.rc_context(STYLE):
+    drawn = figures(table, settings)
+  kept = figure_files.save(folder, drawn)
+  for stem in STEMS:
+    for kind in ("png", "svg"):
+      path = folder / f"{stem}.{kind}"
+      if path not in kept:
+        path.unlink(missing_ok=True)
 
 
 def summary(table: Sequence[Row], settings: Sequence[str]) -> str:
