@@ -84,6 +84,10 @@ class Experiment(NamedTuple):
     """A state of the devices on the host."""
     return jax.device_get(state)
 
+  def broken(self, state: TrainState) -> list[int]:
+    """Runs to give up because their parameters are not finite: none, a save itself will refuse."""
+    return []
+
   def losses(self, sums: dict) -> np.ndarray:
     """The loss of each step and run, [T, 1]."""
     return np.asarray(sums["loss"])[:, None]

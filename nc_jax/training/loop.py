@@ -59,18 +59,22 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
       seen.append(_summary(observation))
     console.observed(step, *np.median(seen, axis=0))
 
+  def give_up(run, why):
+    failed[run] = why
+    if len(folders) > 1:  # else there is nothing that goes on without it
+      note_failure(folders[run], why)
+
   def read(begin, sums):
     losses = experiment.losses(sums)  # [T, R]
     finite = np.isfinite(losses)
     for run in alive():
       if not finite[:, run].all():
         bad = int(np.argmin(finite[:, run]))
-        failed[run] = (
+        give_up(
+          run,
           f"The loss is {losses[bad, run]} at step {begin + bad}, "
-          f"epoch {begin // steps_per_epoch}"
+          f"epoch {begin // steps_per_epoch}",
         )
-        if len(folders) > 1:  # else there is nothing that goes on without it
-          note_failure(folders[run], failed[run])
     if not alive():
       kept = checkpoints.steps()
       raise RunError(
@@ -80,6 +84,10 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
     console.trained(begin + len(losses), losses[:, alive()].mean())
 
   def save():
+    for run in experiment.broken(state):
+      if run not in failed:
+        epoch = step // steps_per_epoch
+        give_up(run, f"A parameter is not finite after step {step}, epoch {epoch}")
     checkpoints.save(experiment.fetch(state, spoilt=list(failed)))
 
   with contextlib.ExitStack() as stack:

@@ -109,6 +109,12 @@ class Cohort(NamedTuple):
         leaf[run] = 0
     return state.replace(step=state.step.max())
 
+  def broken(self, state: TrainState) -> list[int]:
+    """Runs whose state is not finite: a finite loss may be followed by a step that overflows."""
+    leaves = [self._gather(np.asarray(leaf)) for leaf in jax.tree.leaves(state)]
+    finite = [np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1) for leaf in leaves]
+    return np.flatnonzero(~np.all(finite, axis=0)).tolist()
+
   def losses(self, sums: dict) -> np.ndarray:
     """The loss of each step and run, [T, R]."""
     return self._gather(np.moveaxis(np.asarray(sums["loss"]), 1, 2)).T

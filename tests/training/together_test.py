@@ -1,5 +1,6 @@
 """Runs trained together are the runs that they would be alone."""
 
+import numpy as np
 import pytest
 
 from nc_jax import settings, writers
@@ -129,3 +130,16 @@ def test_runs_whose_data_differ_in_size_are_told_apart_when_the_data_are_there()
   configs = [tiny(seed=seed, data__held_out=(0, 1)) for seed in (0, 1)]
   with pytest.raises(together.Apart, match=r"different sizes, \d+ train and \d+ test examples and"):
     together.build(["a", "b"], configs)
+
+
+def test_a_run_whose_last_step_before_a_save_overflows_is_given_up_alone(tmp_path, monkeypatch):
+  """The losses of its epoch are finite: only the parameters that the save would keep are not."""
+  configs = [tiny(seed=seed, optim__total_epochs=2) for seed in range(3)]
+  fine = together.Cohort.losses
+  monkeypatch.setattr(together.Cohort, "losses", lambda self, sums: np.ones_like(fine(self, sums)))
+  configs[1] = tiny(seed=1, optim__total_epochs=2, optim__peak_lr=1e30)
+  good, bad, other = train(configs, tmp_path / "runs")
+  why = (tmp_path / "runs" / "run1" / "failed.txt").read_text()
+  assert why == "A parameter is not finite after step 8, epoch 1.\n"
+  assert max(place[0] for place in good) == max(place[0] for place in other) == 2
+  assert max(place[0] for place in bad) == 1
