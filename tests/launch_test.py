@@ -42,7 +42,8 @@ class Bench:
   def stand_in(self, name: str, body: str = "") -> str:
     """A program that notes its arguments in `calls`, then does what the body says."""
     path = self.folder / "bin" / name
-    note = f'{{ printf %s {name}; printf " %q" "$@"; echo; }} >>"$BENCH/calls"'
+    # One write each: calls at the same time must not mix.
+    note = f'line=$(printf %s {name}; printf " %q" "$@"); echo "$line" >>"$BENCH/calls"'
     path.write_text(f"#!/usr/bin/env bash\n{note}\n{body}\n")
     path.chmod(0o755)
     return str(path)

@@ -163,7 +163,9 @@ def test_two_processes_give_the_numbers_of_one(one, two):
 def test_process_0_alone_writes_and_talks(two):
   assert "on 4 x cpu in 2 processes" in two.said(0) and "epoch 4/4" in two.said(0)
   assert (two.workdir / "verdict.txt").read_text() in two.said(0)
-  assert all(line.startswith("[Gloo]") for line in two.said(1).splitlines()), two.told()
+  # Process 1 only has Gloo's own words, whose threads write into one another's lines.
+  words = set(re.findall(r"[A-Za-z]+", two.said(1)))
+  assert words <= set("Gloo Rank is connected to peer ranks Expected number of".split()), two.told()
   events = list((two.workdir / "tensorboard").iterdir())
   assert len(events) == 1
   for name in ("config.json", "examples.npz", "class_means.npz", "collapse.png"):
