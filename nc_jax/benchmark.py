@@ -11,7 +11,6 @@ Exit status: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
 
 import argparse
 import importlib
-import re
 import sys
 
 from nc_jax.errors import UserError, exit_status
@@ -54,14 +53,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
       command.description = module.__doc__
       module.add_arguments(command)
       command.set_defaults(run=module.run)
-  known, rest = parser.parse_known_args(arguments)
-  # A config has a parser of its own, for --config.KEY=VALUE and --config.KEY VALUE.
-  foreign = rest
-  if hasattr(known, "config"):
-    foreign = [arg for arg in rest if not re.match(r"--?(no)?config\.|[^-]", arg)]
-  if foreign:
-    parser.error(f"unrecognized arguments: {' '.join(foreign)}")
-  known.overrides = rest
+  known = parser.parse_with_overrides(arguments)
+  if not hasattr(known, "config"):
+    parser.refuse(known.overrides)
   return known
 
 

@@ -40,7 +40,6 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import sys
 from typing import Any, NamedTuple
 
@@ -159,14 +158,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
   parser.add_argument(
     "--together", type=int, default=16, metavar="N", help="most runs trained at once (default 16)"
   )
-  known, rest = parser.parse_known_args(arguments)
-  foreign = [arg for arg in rest if not re.match(r"--?(no)?config\.|[^-]", arg)]
-  if foreign:
-    parser.error(f"unrecognized arguments: {' '.join(foreign)}")
+  known = parser.parse_with_overrides(arguments)
   for flag in ("seeds", "together"):
     if getattr(known, flag) < 1:
       raise UserError(f"--{flag}={getattr(known, flag)}: must be at least 1.")
-  known.overrides = rest
   return known
 
 

@@ -22,7 +22,6 @@ stopped by signal n.
 import argparse
 import os
 import pathlib
-import re
 import shlex
 import sys
 
@@ -64,6 +63,7 @@ def run(argv: list[str]) -> int:
     for name in wanted
     if arguments.experiment != "all" or has_scale(name, arguments)
   ]
+  sections = {}
   with workdirs.held(arguments.workdir):
     for each in wanted:
       each.folder.mkdir(exist_ok=True)
@@ -73,14 +73,13 @@ def run(argv: list[str]) -> int:
       except loop.Stopped as stopped:
         say(str(stopped))
         return 128 + stopped.signum
-      study.conclude(each)
+      sections[each.name] = study.conclude(each)
     command = shlex.join(["python", "-m", "nc_jax.experiments", *argv[1:]])
     told = study.beside(wanted, arguments.workdir, arguments.configs, say)
-    sections = page.write(arguments.workdir, told, command)
-  names = {each.name for each in wanted}
-  for section in sections:
-    if section.id in names:
-      print(page.to_text(section))
+    others = {each.name: study.conclude(each) for each in told if each.name not in sections}
+    page.write(arguments.workdir, told, [(sections | others)[each.name] for each in told], command)
+  for section in sections.values():
+    print(page.to_text(section))
   say(f"Report: {arguments.workdir / 'report.html'}")
   return 0
 
@@ -116,14 +115,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     "--configs", type=pathlib.Path, default=pathlib.Path("configs"), metavar="DIR",
     help="the folder of e1.py, ... (default: configs)",
   )  # fmt: skip
-  known, rest = parser.parse_known_args(arguments)
-  foreign = [arg for arg in rest if not re.match(r"--?(no)?config\.|[^-]", arg)]
-  if foreign:
-    parser.error(f"unrecognized arguments: {' '.join(foreign)}")
+  known = parser.parse_with_overrides(arguments)
   for flag, least in (("seeds", 1), ("together", 1)):
     if getattr(known, flag) < least:
       raise UserError(f"--{flag}={getattr(known, flag)}: must be at least {least}.")
-  known.overrides = rest
   return known
 
 

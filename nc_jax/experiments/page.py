@@ -16,10 +16,12 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scik
 
 
 def write(
-  workdir: pathlib.Path, studies: list[study.Study], command: str
-) -> list[report.Section]:
-  """Writes report.html, which tells of these studies in the workdir."""
-  sections = [study.conclude(each) for each in studies]
+  workdir: pathlib.Path,
+  studies: list[study.Study],
+  sections: list[report.Section],
+  command: str,
+):
+  """Writes report.html, which tells of these studies in the workdir; a section for each."""
   several = len({each.asked["scale"] for each in studies}) > 1
   recipes = [
     (f"{each.name}: {cell.name}", settings.flatten(cell.config))
@@ -40,7 +42,6 @@ def write(
     sections=sections,
   )
   report.write(workdir / "report.html", page)
-  return sections
 
 
 def hardware() -> str:
