@@ -84,19 +84,21 @@ _ENDS = ("min", "max", "low", "high")
 
 
 def measured(
-  name: str, seeds: Sequence[float], interval: tuple[float, float] | None = None
+  name: str, seeds: Sequence[float], bounds: tuple[np.ndarray, np.ndarray] | None = None
 ) -> dict[str, float]:
-  """The columns of a number: its mean and range over seeds, and its bootstrap bounds.
+  """The columns of a number: mean and range over seeds, and mean bootstrap bounds over examples.
 
   Args:
     name: the column.
     seeds: each seed's number. One that lacks it (nan) makes the mean and the range nan.
-    interval: (low, high) of `Results.interval`; None if there can be none.
+    bounds: (low, high) of each seed, as of `Results.bounds`; None if there can be none.
   """
-  seeds = np.asarray(seeds, float) if len(seeds) else np.array([np.nan])
+  over = lambda values: np.asarray(values, float) if np.size(values) else np.array([np.nan])
+  seeds = over(seeds)
   columns = {name: seeds.mean(), f"{name} min": seeds.min(), f"{name} max": seeds.max()}
-  if interval is not None:
-    columns |= {f"{name} low": interval[0], f"{name} high": interval[1]}
+  if bounds is not None:
+    low, high = bounds
+    columns |= {f"{name} low": over(low).mean(), f"{name} high": over(high).mean()}
   return {column: float(value) for column, value in columns.items()}
 
 

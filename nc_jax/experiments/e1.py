@@ -9,7 +9,15 @@ from matplotlib.figure import Figure
 from nc_jax.depth import rank_correlation
 from nc_jax.experiments import panels
 from nc_jax.experiments.claims import Claim, Table, measured, per_seed
-from nc_jax.experiments.penultimate import V_WEAK, V, accuracy_column, column, curve, final
+from nc_jax.experiments.penultimate import (
+  V_WEAK,
+  V,
+  accuracy_column,
+  column,
+  curve,
+  final,
+  gap_column,
+)
 from nc_jax.experiments.results import Cell, Results
 from nc_jax.experiments.statistics import ratio, share_of_fall
 from nc_jax.figure_style import BLUE, ORANGE
@@ -127,10 +135,9 @@ def table(results: Results) -> Table:
     row = {"cell": cell.name, "seeds": len(results.seeds(cell.name))}
     for split in ("train", "test"):
       row |= accuracy_column(results, cell.name, split)
-    V_train, V_test = (final(results, cell.name, split, V) for split in ("train", "test"))
     row |= column(results, cell.name, "V(train)", "train", V)
     row |= column(results, cell.name, "V(test)", "test", V)
-    row |= measured("V(test)/V(train)", ratio(V_test, V_train))
+    row |= gap_column(results, cell.name)
     row |= column(results, cell.name, "V_weak(test)", "test", V_WEAK)
     for name, key in OTHER_NC1.items():
       for split in ("train", "test"):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from nc_jax import depth
 from nc_jax.experiments import e4_figures, layers
 from nc_jax.experiments.claims import Claim, Table, measured, per_seed
-from nc_jax.experiments.penultimate import V
+from nc_jax.experiments.penultimate import V, gap_column
 from nc_jax.experiments.results import Results
 from nc_jax.experiments.statistics import ratio, share_of_fall
 from nc_jax.experiments.transfer import HEADLINE
@@ -189,11 +189,16 @@ def _headlines(results: Results, cell: str) -> list[str]:
 
 def _whole(results: Results, cell: str, epochs: np.ndarray, V_along: np.ndarray) -> dict:
   train = layers.final(results, cell, "train", V)
-  errors = layers.final(results, cell, "train", "nc4/ncc_error")
+  ncc_error = "nc4/ncc_error"
+  errors, low, high = (
+    layers.final(results, cell, "train", key)
+    for key in (ncc_error, f"{ncc_error}/low", f"{ncc_error}/high")
+  )
   if not train.size:
     return {}
   lines = [_line(of_seed) for of_seed in train]
-  row = measured("effective depth", [depth.ncc_depth(of_seed) for of_seed in errors])
+  depths = lambda errors: [depth.ncc_depth(of_seed) for of_seed in errors]
+  row = measured("effective depth", depths(errors), (depths(low), depths(high)))
   for key in _headlines(results, cell):
     accuracies = layers.final(results, cell, "test", key)
     starts = [depth.tunnel_start(of_seed) for of_seed in accuracies]
@@ -206,15 +211,16 @@ def _whole(results: Results, cell: str, epochs: np.ndarray, V_along: np.ndarray)
 
 
 def _layer(results: Results, cell: str, name: str) -> dict:
-  row, final, bounds = {}, {}, {}
-  for split in ("train", "test"):
-    final[split] = results.final(cell, split, name, V)
-    bounds[split] = results.interval(cell, split, name, V)
-    row |= measured(f"V({split})", final[split], bounds[split])
-  row |= measured("V(test)/V(train)", ratio(final["test"], final["train"]))
-  for column, key in (("NCC error(train)", "nc4/ncc_error"), ("rank(train)", "rank/numerical")):
-    interval = results.interval(cell, "train", name, key)
-    row |= measured(column, results.final(cell, "train", name, key), interval)
+  row = {}
+  for column, split, key in (
+    ("V(train)", "train", V),
+    ("V(test)", "test", V),
+    ("NCC error(train)", "train", "nc4/ncc_error"),
+    ("rank(train)", "train", "rank/numerical"),
+  ):
+    bounds = results.bounds(cell, split, name, key)
+    row |= measured(column, results.final(cell, split, name, key), bounds)
+  row |= gap_column(results, cell, name)
   epochs, V_along = results.curve(cell, "train", name, V)
   for threshold in THRESHOLDS:
     first = [depth.first_below(of_seed[:, None], epochs, threshold)[0] for of_seed in V_along]

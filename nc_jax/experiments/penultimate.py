@@ -1,9 +1,10 @@
-"""What E1 and E2 read of the penultimate layer: keys, and columns of a table at the end."""
+"""What experiments read of the penultimate layer: keys, and columns of a table at the end."""
 
 import numpy as np
 
 from nc_jax.experiments.claims import measured
 from nc_jax.experiments.results import Results
+from nc_jax.experiments.statistics import ratio, ratio_bounds
 from nc_jax.training.models import LOGITS, PENULTIMATE
 
 V = "nc1/trace_ratio"  # tr(Σ_W)/tr(Σ_B); on test with the test set's own means
@@ -21,15 +22,23 @@ def final(results: Results, cell: str, split: str, key: str) -> np.ndarray:
 
 def column(results: Results, cell: str, name: str, split: str, key: str) -> dict[str, float]:
   """Mean, range over seeds and bootstrap bounds of `key` at the end, as columns `name`."""
-  bounds = results.interval(cell, split, _layer(key), key)
+  bounds = results.bounds(cell, split, _layer(key), key)
   return measured(name, final(results, cell, split, key), bounds)
 
 
 def accuracy_column(results: Results, cell: str, split: str) -> dict[str, float]:
   """The same of 1 − error, whose bounds change places."""
-  low, high = results.interval(cell, split, LOGITS, ERROR)
+  low, high = results.bounds(cell, split, LOGITS, ERROR)
   accuracy = 1 - final(results, cell, split, ERROR)
   return measured(f"{split} accuracy", accuracy, (1 - high, 1 - low))
+
+
+def gap_column(results: Results, cell: str, layer: str = PENULTIMATE) -> dict[str, float]:
+  """The same of V(test)/V(train) of a layer."""
+  parts = []
+  for split in ("test", "train"):
+    parts += [results.final(cell, split, layer, V), results.bounds(cell, split, layer, V)]
+  return measured("V(test)/V(train)", ratio(parts[0], parts[2]), ratio_bounds(*parts))
 
 
 def _layer(key: str) -> str:

@@ -95,14 +95,13 @@ class Results:
     values = [run.curves.get(wanted, {}).get(run.last, np.nan) for run in self._of(cell)]
     return np.array(values, float)
 
-  def interval(self, cell: str, split: str, layer: str, key: str) -> tuple[float, float]:
-    """Bootstrap bounds over examples at the last epoch, mean over seeds; nan where there are none.
+  def bounds(self, cell: str, split: str, layer: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(low [S], high [S]): each seed's 95 % bootstrap bounds over examples, at its last epoch.
 
-    2.5 % and 97.5 %. They say how far one network's number depends on its examples, which the
-    range over seeds does not.
+    They say how far one network's number depends on its examples, which the range over seeds does
+    not. nan where there are none.
     """
-    bounds = [self.final(cell, split, layer, f"{key}/{end}") for end in ("low", "high")]
-    low, high = (float(ends.mean()) if ends.size else np.nan for ends in bounds)
+    low, high = (self.final(cell, split, layer, f"{key}/{end}") for end in ("low", "high"))
     return low, high
 
   def terminal_epoch(self, cell: str) -> list[int | None]:

@@ -14,7 +14,7 @@ from nc_jax.experiments import layers
 from nc_jax.experiments.claims import Claim, Table, measured, per_seed
 from nc_jax.experiments.penultimate import ERROR, V, curve
 from nc_jax.experiments.results import Results
-from nc_jax.experiments.statistics import ratio
+from nc_jax.experiments.statistics import difference_bounds, ratio
 from nc_jax.training.models import LOGITS, PENULTIMATE
 
 _FLOOR = 0.02  # of accuracy, above the end
@@ -27,12 +27,17 @@ class Course(NamedTuple):
   epochs: np.ndarray  # [E]
   accuracy: np.ndarray  # [S, E]
   final: np.ndarray  # [S] at the end of training
+  bounds: tuple[np.ndarray, np.ndarray]  # (low [S, E], high [S, E]) over examples
+  final_bounds: tuple[np.ndarray, np.ndarray]  # (low [S], high [S])
 
   @property
   def untrained(self) -> np.ndarray:
     """[S] at epoch 0."""
-    here = self.accuracy[:, self.epochs == 0]
-    return here[:, 0] if here.shape[1] else np.full(len(here), np.nan)
+    return self._at(self.accuracy, np.zeros(len(self.accuracy)))
+
+  @property
+  def untrained_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    return self._bounds_at(np.zeros(len(self.accuracy)))
 
   @property
   def best(self) -> np.ndarray:
@@ -49,6 +54,11 @@ class Course(NamedTuple):
     return np.where(np.isfinite(epochs), epochs, np.nan)
 
   @property
+  def best_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    """At the best epoch, as if it had been chosen without looking."""
+    return self._bounds_at(self.best_epoch)
+
+  @property
   def last_epoch(self) -> float:
     return float(self.epochs[-1]) if len(self.epochs) else np.nan
 
@@ -57,12 +67,36 @@ class Course(NamedTuple):
     """[S] from the best epoch to the end."""
     return self.best - self.final
 
+  @property
+  def drop_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    return difference_bounds(self.best, self.best_bounds, self.final, self.final_bounds)
+
+  def _bounds_at(self, epoch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = (self._at(values, epoch) for values in self.bounds)
+    return low, high
+
+  def _at(self, values: np.ndarray, epoch: np.ndarray) -> np.ndarray:
+    """[S] of values [S, E], each seed's at an epoch of its own [S]; nan where it has none."""
+    here = self.epochs == epoch[:, None]
+    return np.where(here, values, 0).sum(axis=1) + np.where(here.any(axis=1), 0, np.nan)
+
 
 def course(
   results: Results, cell: str, target: str, layer: str = PENULTIMATE, probe: str = HEADLINE
 ) -> Course:
   key = f"probe/{target}/{probe}"
-  return Course(*results.curve(cell, "test", layer, key), results.final(cell, "test", layer, key))
+  epochs, accuracy = results.curve(cell, "test", layer, key)
+  bounds = []
+  for end in ("low", "high"):
+    seen, values = results.curve(cell, "test", layer, f"{key}/{end}")
+    bounds.append(values if np.array_equal(seen, epochs) else np.full_like(accuracy, np.nan))
+  return Course(
+    epochs,
+    accuracy,
+    results.final(cell, "test", layer, key),
+    tuple(bounds),
+    results.bounds(cell, "test", layer, key),
+  )
 
 
 def ceiling(results: Results, cell: str, target: str) -> Course:
@@ -206,13 +240,12 @@ def table(results: Results, target: str) -> Table:
 
 def _row(results: Results, cell: str, target: str, layer: str, probe: str) -> dict:
   along = course(results, cell, target, layer, probe)
-  bounds = results.interval(cell, "test", layer, f"probe/{target}/{probe}")
   row = {"cell": cell, "layer": layer, "probe": probe, "seeds": len(results.seeds(cell))}
-  row |= measured("untrained", along.untrained)
+  row |= measured("untrained", along.untrained, along.untrained_bounds)
   row |= measured("best epoch", along.best_epoch)
-  row |= measured("best", along.best)
+  row |= measured("best", along.best, along.best_bounds)
   row |= {"final epoch": along.last_epoch}
-  row |= measured("final", along.final, bounds)
-  row |= measured("drop", along.drop)
+  row |= measured("final", along.final, along.final_bounds)
+  row |= measured("drop", along.drop, along.drop_bounds)
   row |= {"ρ with V(test) since": _agreement_after_peak(results, cell, along, layer)}
   return row | measured("ceiling", ceiling(results, cell, target).final)

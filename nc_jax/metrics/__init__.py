@@ -22,7 +22,7 @@
 """
 
 from nc_jax.metrics.accumulation import accumulate, within_covariance
-from nc_jax.metrics.bootstrap import mean_interval, trace_ratio_interval
+from nc_jax.metrics.bootstrap import mean_interval, metric_intervals
 from nc_jax.metrics.catalogue import METRICS, Metric
 from nc_jax.metrics.decisions import Decisions, decide, nearest_class
 from nc_jax.metrics.moments import ClassMoments, Head, all_reduce, merge
@@ -43,10 +43,10 @@ __all__ = [
   "mean_interval",
   "measure",
   "merge",
+  "metric_intervals",
   "nearest_class",
   "report",
   "test_collapse",
-  "trace_ratio_interval",
   "whitener",
   "within_covariance",
 ]

@@ -1,21 +1,27 @@
 """How far a number depends on its examples: intervals by the bootstrap over examples.
 
 A replicate draws N of the N examples with replacement; it is kept as how often each was drawn,
-so features are never copied. On the host, in float64, by NumPy: it is done seldom, at the end.
+so features are never copied.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array, lax
 
 from nc_jax.metrics import inputs
 from nc_jax.metrics.centring import choose
+from nc_jax.metrics.moments import ClassMoments
+from nc_jax.metrics.products import gram, squared_norms
 
-BLOCK = 2**22  # counts held at a time: 32 MiB
+BLOCK = 2**22  # counts held at a time: 16 MiB
 
 
-def trace_ratio_interval(
+def metric_intervals(
+  measure: Callable[[ClassMoments], dict[str, Array]],
   features,
   labels,
   num_classes: int,
@@ -24,29 +30,32 @@ def trace_ratio_interval(
   level: float = 0.95,
   *,
   method: str = "percentile",
-) -> tuple[float, float]:
-  """Bounds of V = `trace_ratio`, tr(Σ_W) / tr(Σ_B), as other examples would have changed it.
+  scatter: bool = True,
+) -> dict[str, tuple[float, float]]:
+  """Bounds of metrics of class moments, as other examples would have changed them.
 
-  With examples drawn w_i times, d_i = h_i − μ_k from the class mean of the sample, s_i = ‖d_i‖²:
+  With examples drawn w_i times, d_i = h_i − μ_k from the class mean of the sample:
 
-      n_k = Σ w_i      m_k = Σ w_i d_i / n_k      spread_k = Σ w_i s_i − n_k ‖m_k‖²
+      n_k = Σ w_i      m_k = Σ w_i d_i / n_k      scatter = Σ w_i (d_i − m_k)(d_i − m_k)ᵀ
 
-  are count, shift of the mean and spread of class k in the replicate: exact near collapse, for
-  only differences from the class mean are squared. Class sizes vary with the draw, and a class
-  that was not drawn is left out.
+  are the moments of a replicate: exact near collapse, for only differences from the class mean
+  are squared. Class sizes vary with the draw, and a class that was not drawn is left out.
 
-  V of a sample lies below that of the population, tr(Σ_W) by a factor 1 − 1/n_k, and V of a
-  replicate lies as much below that of the sample. Two methods:
+  NC1 of a sample lies below that of the population, tr(Σ_W) by a factor 1 − 1/n_k, and NC1 of a
+  replicate lies as much below that of the sample. Two methods, for a metric x:
 
-      "percentile"  [V*_low, V*_high], quantiles of the replicates: low twice over
-      "pivotal"     [V² / V*_high, V² / V*_low]: what the replicates lost, the sample lost too
+      "percentile"  [x*_low, x*_high], quantiles of the replicates: low twice over
+      "pivotal"     [x² / x*_high, x² / x*_low]: what the replicates lost, the sample lost too;
+                    for positive metrics
 
-  The bias is the same in all directions, the scatter of V shrinks with their number: of Gaussian
-  features with 150 examples a class, "percentile" at 95 % was seen to hold the population's V in
-  75, 37 and 0 % of samples for D = 8, 32 and 128, and at 128 hardly ever V of the sample;
-  "pivotal" in 93 to 96 %. Where they disagree, the sample's V is biased beyond its scatter.
+  The bias is the same in all directions, the scatter of V = `trace_ratio` shrinks with their
+  number: of Gaussian features with 150 examples a class, "percentile" at 95 % was seen to hold
+  the population's V in 75, 37 and 0 % of samples for D = 8, 32 and 128, and at 128 hardly ever V
+  of the sample; "pivotal" in 93 to 96 %. Where they disagree, the sample's metric is biased
+  beyond its scatter.
 
   Args:
+    measure: moments -> {key: float []}, pure, such as `variability.nc1`. Compiled once.
     features: [N, D].
     labels: [N] integers in [0, K).
     num_classes: K.
@@ -54,8 +63,10 @@ def trace_ratio_interval(
     seed: of the draws; equal seeds draw the same.
     level: share of the replicates between the bounds.
     method: "percentile" or "pivotal".
+    scatter: give `measure` the [D, D] scatter, at N D² a replicate.
 
-  Returns: (low, high). Replicates without two classes are left out; nan if none remains.
+  Returns: {key: (low, high)}. Replicates in which a metric is nan, such as those without two
+    classes, are left out; nan if none remains.
 
   References: Efron 1979, Annals of Statistics 7(1); Davison and Hinkley 1997, Bootstrap Methods
     and their Application, 5.2, for the pivotal interval on the logarithmic scale.
@@ -67,48 +78,59 @@ def trace_ratio_interval(
   features, labels, _ = inputs.check_examples(
     features, labels, None, num_classes, features.shape[1]
   )
-  features, labels = np.asarray(features), np.asarray(labels)
-  size = len(features)
-  classes = [own for k in range(num_classes) if len(own := np.flatnonzero(labels == k))]
-  blocks = _resampled(size, replicates, seed)
-  ratios = [_trace_ratios(features, classes, counts) for counts in blocks]
-  low, high = _percentiles(ratios, level)
+  blocks = _resampled(len(features), replicates, seed)
+  about, reference = _about_means(jnp.asarray(features), jnp.asarray(labels), num_classes)
+  of = lambda counts: jax.device_get(
+    _measure_replicates(measure, scatter, about, labels, reference, counts)
+  )
+  sample = of(np.ones((1, len(features)), np.int32))
+  found = [of(counts) for counts in blocks]
+  bounds = {key: _percentiles([part[key] for part in found], level) for key in sample}
   if method == "percentile":
-    return low, high
-  (ratio,) = _trace_ratios(features, classes, np.ones((1, size))) if size else (math.nan,)
+    return bounds
   with np.errstate(divide="ignore", invalid="ignore"):
-    return float(ratio**2 / np.float64(high)), float(ratio**2 / np.float64(low))
+    return {
+      key: tuple(float(sample[key][0] ** 2 / np.float64(end)) for end in (high, low))
+      for key, (low, high) in bounds.items()
+    }
 
 
-def _trace_ratios(features, classes: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
-  """[R] tr(Σ_W) / tr(Σ_B) of replicates; nan for one that has not two classes.
+@jax.jit(static_argnums=2)
+def _about_means(features: Array, labels: Array, num_classes: int) -> tuple[Array, Array]:
+  """[N, D] features from their class mean, and the means [K, D]."""
+  means = ClassMoments.of(features, labels, num_classes, scatter=False).class_means
+  return features.astype(means.dtype) - means[labels], means
+
+
+@jax.jit(static_argnums=(0, 1))
+def _measure_replicates(
+  measure: Callable, scatter: bool, about: Array, labels: Array, reference: Array, counts: Array
+) -> dict[str, Array]:
+  """{key: [R]} metrics of replicates.
 
   Args:
-    features: [N, D].
-    classes: the rows of each class that has any.
+    about: [N, D] features from the reference [K, D] of their class.
     counts: [R, N] how often each example was drawn.
   """
-  # From example 0 on: an offset common to all features cancels exactly.
-  base = features[0].astype(np.float64)
-  means = np.array([(features[own] - base).mean(axis=0) for own in classes])
-  within, present, square = np.zeros((3, len(counts)))
-  vector = np.zeros((len(counts), len(base)))
-  for own, mean in zip(classes, means, strict=True):
-    about = features[own] - base - mean
-    drawn = counts[:, own]
-    n = drawn.sum(axis=1)
-    shift = drawn @ about / np.maximum(n, 1)[:, None]
-    spread = drawn @ np.sum(about**2, axis=1) - n * np.sum(shift**2, axis=1)
-    within += np.maximum(spread, 0)
-    # The class mean of the replicate, seen from the middle of those of the sample.
-    moved = np.where(n[:, None] > 0, mean - means.mean(axis=0) + shift, 0)
-    present += n > 0
-    square += np.sum(moved**2, axis=1)
-    vector += moved
-  with np.errstate(divide="ignore", invalid="ignore"):
-    between = square / present - np.sum((vector / present[:, None]) ** 2, axis=1)
-    ratio = within / counts.sum(axis=1) / np.maximum(between, 0)
-  return np.where(present >= 2, ratio, np.nan)
+
+  def one(drawn):
+    total = lambda x: jax.ops.segment_sum(x, labels, len(reference))
+    count, weight = total(drawn), drawn.astype(about.dtype)[:, None]
+    mean = total(weight * about) / jnp.maximum(count, 1).astype(about.dtype)[:, None]
+    z = jnp.sqrt(weight) * (about - mean[labels])
+    drawn_at_all = jnp.where(count[:, None] > 0, reference, 0)
+    return measure(
+      ClassMoments(
+        count,
+        drawn_at_all,
+        mean,
+        total(squared_norms(z)),
+        gram(z) if scatter else None,
+        jnp.zeros((), jnp.int32),
+      )
+    )
+
+  return lax.map(one, counts)
 
 
 def mean_interval(
@@ -118,7 +140,7 @@ def mean_interval(
 
   Args:
     values: [N] numbers or bools, one for each example.
-    replicates, seed, level: as for `trace_ratio_interval`, with the same draws.
+    replicates, seed, level: as for `metric_intervals`, with the same draws.
 
   Returns: (low, high); nan without examples.
   """
@@ -130,7 +152,7 @@ def mean_interval(
 
 
 def _resampled(size: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
-  """Blocks [R, N] float64 of how often each of N examples was drawn, R replicates at a time."""
+  """Blocks [R, N] int32 of how often each of N examples was drawn, R replicates at a time."""
   if replicates < 1:
     raise ValueError(f"replicates must be positive; got {replicates}")
   draws = np.random.default_rng(seed)
@@ -138,7 +160,7 @@ def _resampled(size: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
   for start in range(0, replicates if size else 0, rows):
     block = range(start, min(start + rows, replicates))
     yield np.array(
-      [np.bincount(draws.integers(size, size=size), minlength=size) for _ in block], np.float64
+      [np.bincount(draws.integers(size, size=size), minlength=size) for _ in block], np.int32
     )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nc_jax import metrics
+from nc_jax.metrics import spectrum, variability
 from nc_jax.training import probes
 from nc_jax.training.features import Collector
 from nc_jax.training.feeds import Feed
@@ -106,33 +107,46 @@ class Measurer:
         yield Row("test", layer, f"probe/{own.target}/ceiling", observed.ceiling)
 
   def _intervals(self, state: TrainState, splits: dict[str, Feed]):
-    """Intervals of V and the errors of the penultimate layer, on train and test."""
+    """Of NC1, rank and the decisions of every layer, and of the classifier's error."""
     both = {split: self._collector(state.variables, splits[split]) for split in ("train", "test")}
-    features = {s: np.asarray(f.layers[PENULTIMATE])[f.order] for s, f in both.items()}
     labels = {split: f.labels[f.order] for split, f in both.items()}
-    weight, bias = self._classifier(state.params, features["train"].shape[1])
-    weight, bias = np.asarray(weight), 0 if bias is None else np.asarray(bias)
+    for layer in both["train"].layers:
+      features = {split: np.asarray(f.layers[layer])[f.order] for split, f in both.items()}
+      yield from self._intervals_of(layer, features, labels)
+      if layer == PENULTIMATE:
+        weight, bias = self._classifier(state.params, features["train"].shape[1])
+        weight, bias = np.asarray(weight), 0 if bias is None else np.asarray(bias)
+        for split in both:
+          wrong = np.argmax(features[split] @ weight.T + bias, axis=1) != labels[split]
+          yield from self._mean(split, LOGITS, "error/classifier", wrong)
+
+  def _intervals_of(self, layer: str, features: dict[str, np.ndarray], labels: dict):
+    """Of one layer; what is about class means takes those of the sample as given."""
     for split in features:
-      low, high = metrics.trace_ratio_interval(
+      bounds = metrics.metric_intervals(
+        _nc1_and_rank if self.observer.has_ranks(layer) else variability.nc1,
         features[split],
         labels[split],
         self._num_classes,
         replicates=self._replicates,
         method="pivotal",  # percentiles lie too low where features are many
+        scatter=self.observer.has_scatter(layer),
       )
-      yield Row(split, PENULTIMATE, "nc1/trace_ratio/low", low)
-      yield Row(split, PENULTIMATE, "nc1/trace_ratio/high", high)
-      wrong = np.argmax(features[split] @ weight.T + bias, axis=1) != labels[split]
-      yield from self._mean(split, LOGITS, "error/classifier", wrong)
-    train = metrics.ClassMoments.of(
-      features["train"], labels["train"], self._num_classes, scatter=False
-    )
-    means = np.asarray(train.class_means, np.float64)
-    between = np.square(means - means.mean(0)).sum(1).mean()
+      for key, (low, high) in bounds.items():
+        yield Row(split, layer, f"{key}/low", low)
+        yield Row(split, layer, f"{key}/high", high)
+      own = self._moments(features[split], labels[split])
+      nearest = np.asarray(metrics.nearest_class(features[split], own))
+      yield from self._mean(split, layer, "nc4/ncc_error", nearest != labels[split])
+    train = self._moments(features["train"], labels["train"])
+    means, between = np.asarray(train.class_means), float(variability.trace_between(train))
     nearest = np.asarray(metrics.nearest_class(features["test"], train))
     for key, centre in (("strong", labels["test"]), ("weak", nearest)):
       distance = np.square(features["test"] - means[centre]).sum(1) / between
-      yield from self._mean("test", PENULTIMATE, f"{key}/second_moment", distance)
+      yield from self._mean("test", layer, f"{key}/second_moment", distance)
+
+  def _moments(self, features: np.ndarray, labels: np.ndarray) -> metrics.ClassMoments:
+    return metrics.ClassMoments.of(features, labels, self._num_classes, scatter=False)
 
   def _mean(self, split: str, layer: str, key: str, values: np.ndarray, value: bool = False):
     """Rows of the mean over examples, if its `value` is asked for, and of its interval."""
@@ -142,3 +156,8 @@ class Measurer:
       low, high = metrics.mean_interval(values, self._replicates)
       yield Row(split, layer, f"{key}/low", low)
       yield Row(split, layer, f"{key}/high", high)
+
+
+def _nc1_and_rank(moments: metrics.ClassMoments) -> dict:
+  ranks = spectrum.ranks(moments)
+  return variability.nc1(moments) | {"rank/numerical": ranks["rank/numerical"]}

@@ -127,7 +127,7 @@ class Observer:
       size = len(feeds[split].split)
       for layer in self._widths:
         about_own = decisions["own"][layer]
-        values = metrics.measure(own[layer], heads[layer], about_own, ranks=self._ranks(layer))
+        values = metrics.measure(own[layer], heads[layer], about_own, ranks=self.has_ranks(layer))
         if split == "test":
           train = moments["train"][layer]
           values |= self._about_train(decisions["train"][layer], train, own[layer])
@@ -162,13 +162,18 @@ class Observer:
   def _no_moments(self) -> dict[str, metrics.ClassMoments]:
     return {
       layer: metrics.ClassMoments.empty(
-        self._num_classes, width, scatter=width <= self._max_scatter_dim
+        self._num_classes, width, scatter=self.has_scatter(layer)
       )
       for layer, width in self._widths.items()
     }
 
-  def _ranks(self, layer: str) -> bool:
-    return self._widths[layer] <= min(self._max_rank_dim, self._max_scatter_dim)
+  def has_scatter(self, layer: str) -> bool:
+    """Whether a layer is measured with a [D, D] scatter."""
+    return self._widths[layer] <= self._max_scatter_dim
+
+  def has_ranks(self, layer: str) -> bool:
+    """Whether a layer's ranks are measured."""
+    return self.has_scatter(layer) and self._widths[layer] <= self._max_rank_dim
 
   def _fold_batches(self, variables, images, labels, index, mask):
     loss_of = self._loss_of(variables["constants"])

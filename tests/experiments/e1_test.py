@@ -140,6 +140,10 @@ def test_the_table_gives_means_ranges_and_bounds(tmp_path):
   bounds = {
     ("test", "logits", "error/classifier/low"): 0.06,
     ("test", "logits", "error/classifier/high"): 0.09,
+    ("train", "penultimate", "nc1/trace_ratio/low"): 15 / 301 / 110,
+    ("train", "penultimate", "nc1/trace_ratio/high"): 15 / 301 / 90,
+    ("test", "penultimate", "nc1/trace_ratio/low"): 15 / 301 / 100 + 0.15,  # V(test), no width
+    ("test", "penultimate", "nc1/trace_ratio/high"): 15 / 301 / 100 + 0.15,
   }
   runs = [
     run("a", curves(weak=0.1) | bounds),
@@ -155,6 +159,8 @@ def test_the_table_gives_means_ranges_and_bounds(tmp_path):
   assert number("test accuracy low") == pytest.approx(0.91)
   assert number("test accuracy high") == pytest.approx(0.94)
   assert number("V(test)/V(train)") == pytest.approx(1 + 0.15 / (15 / 301 / 100))
+  assert number("V(test)/V(train) low") == pytest.approx(0.9 * number("V(test)/V(train)"))
+  assert number("V(test)/V(train) high") == pytest.approx(1.1 * number("V(test)/V(train)"))
   assert number("NC1(train)") == pytest.approx(15 / 301 / 100 / 2)
   assert math.isnan(number("CDNV(test)"))  # not measured here
   assert [number(f"terminal epoch{end}") for end in (" min", " max")] == [107, 206]

@@ -135,12 +135,16 @@ def test_the_ceiling_is_found_with_the_features_or_with_the_logits(layer):
 
 
 def test_the_best_of_a_curve_with_holes_is_its_best_number():
+  accuracy, final = np.array([[0.3, np.nan, 0.4], [np.nan] * 3]), np.array([0.1, np.nan])
   along = transfer.Course(
-    np.array([0, 1, 2]), np.array([[0.3, np.nan, 0.4], [np.nan] * 3]), np.array([0.1, np.nan])
+    np.array([0, 1, 2]), accuracy, final, (accuracy - 0.03, accuracy + 0.02), (final, final + 0.04)
   )
   np.testing.assert_equal(along.best, [0.4, np.nan])
   np.testing.assert_equal(along.best_epoch, [2, np.nan])
   np.testing.assert_allclose(along.drop, [0.3, np.nan])
+  np.testing.assert_allclose(along.untrained_bounds, ([0.27, np.nan], [0.32, np.nan]))
+  np.testing.assert_allclose(along.best_bounds, ([0.37, np.nan], [0.42, np.nan]))
+  np.testing.assert_allclose(along.drop_bounds, ([0.25, np.nan], [0.32, np.nan]))  # 0.03, 0.04: 5
 
 
 def test_the_figures_show_the_curves():

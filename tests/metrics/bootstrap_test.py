@@ -7,23 +7,42 @@ import pytest
 import worlds
 
 import nc_jax as nc
-from nc_jax.metrics import bootstrap, variability
-from nc_jax.metrics.bootstrap import mean_interval, trace_ratio_interval
+from nc_jax.metrics import bootstrap, spectrum, variability
+from nc_jax.metrics.bootstrap import mean_interval, metric_intervals
 
 K, D, N = worlds.K, worlds.D, worlds.N
 
 
-def literal(features, labels, replicates, seed=0):
-  """Trace ratios of features that are resampled indeed, one replicate after the other."""
+V = "nc1/trace_ratio"
+
+
+def of_moments(moments):
+  """Metrics with and without scatter, and one that is no number of classes."""
+  values = variability.nc1(moments)
+  if moments.scatter is not None:
+    values["rank/numerical"] = spectrum.ranks(moments)["rank/numerical"]
+  return values
+
+
+def literal(features, labels, replicates, seed=0, scatter=True):
+  """Metrics of features that are resampled indeed, one replicate after the other, {key: [R]}."""
   draws = np.random.default_rng(seed)
-  ratios = []
+  found = []
   for _ in range(replicates):
     index = draws.integers(len(labels), size=len(labels))
-    moments = nc.ClassMoments.of(features[index], labels[index], K, scatter=False)
-    ratios.append(float(variability.trace_ratio(moments)))
-  return ratios
+    moments = nc.ClassMoments.of(features[index], labels[index], K, scatter=scatter)
+    found.append({key: float(value) for key, value in of_moments(moments).items()})
+  return {key: np.array([values[key] for values in found]) for key in found[0]}
 
 
+def trace_ratio_interval(features, labels, num_classes, *args, **options):
+  """Bounds of V alone, without a scatter."""
+  return metric_intervals(
+    variability.nc1, features, labels, num_classes, *args, **options, scatter=False
+  )[V]
+
+
+@pytest.mark.parametrize("scatter", [True, False])
 @pytest.mark.parametrize(
   "options",
   [
@@ -34,17 +53,20 @@ def literal(features, labels, replicates, seed=0):
   ],
   ids=str,
 )
-def test_replicates_against_a_literal_bootstrap(options):
+def test_replicates_against_a_literal_bootstrap(options, scatter):
   features, labels = worlds.clusters(**options)[:2]
-  classes = [np.flatnonzero(labels == k) for k in np.unique(labels)]
   (counts,) = bootstrap._resampled(N, 12, seed=3)
-  ours = bootstrap._trace_ratios(features, classes, counts)
-  np.testing.assert_allclose(ours, literal(features, labels, 12, seed=3), rtol=2e-5)
+  about, reference = bootstrap._about_means(features, labels, K)
+  ours = bootstrap._measure_replicates(of_moments, scatter, about, labels, reference, counts)
+  theirs = literal(features, labels, 12, seed=3, scatter=scatter)
+  assert set(ours) == set(theirs) >= ({V, "nc1/cdnv", "nc1/pinv"} if scatter else {V, "nc1/cdnv"})
+  for key in theirs:
+    np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-4, err_msg=key)
 
 
 def test_the_bounds_are_those_of_the_replicates():
   features, labels = worlds.clusters()[:2]
-  ratios = sorted(literal(features, labels, 41))
+  ratios = sorted(literal(features, labels, 41)[V])
   low, high = trace_ratio_interval(features, labels, K, replicates=41, level=0.9)
   np.testing.assert_allclose((low, high), (ratios[2], ratios[38]), rtol=2e-5)
   ratio = float(variability.trace_ratio(nc.ClassMoments.of(features, labels, K)))

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 import nc_jax as nc
 from nc_jax.errors import UserError
 from nc_jax.metrics import bootstrap
-from nc_jax.training import building, probes
+from nc_jax.training import building, measurer, probes
 from tests.configs import tiny
 
 OPTIONS = {
@@ -80,16 +80,27 @@ def test_intervals_are_those_of_the_run_s_features(experiment, rows):
     ("test", "error/classifier"), ("test", "weak/second_moment"), ("test", "strong/second_moment"),
     ("test", "probe/fine/ridge/0.001"),
   }  # fmt: skip
+  assert {key for split, layer, key in bounded if (split, layer) == ("test", "layer1")} == {
+    "nc1/pinv", "nc1/trace_ratio", "nc1/cdnv", "nc1/vci", "rank/numerical", "nc4/ncc_error",
+    "strong/second_moment", "weak/second_moment", "probe/fine/ridge/0.001", "probe/fine/ridge/0.1",
+    "probe/fine/logistic/0.001", "probe/fine/knn/5",
+  }  # fmt: skip
   for split, layer, key in bounded:
     low, high = (rows[split, layer, f"{key}/{end}"] for end in ("low", "high"))
-    assert low < high or key == "error/classifier"
-    if key != "nc1/trace_ratio":
+    assert low <= high
+    if not key.startswith(("nc1", "rank")):
       assert low <= rows[split, layer, key] <= high
-    else:
-      x, fine = features(experiment, split)
-      coarse = (fine >= 5).astype(np.int32)
-      expected = bootstrap.trace_ratio_interval(x, coarse, 2, replicates=50, method="pivotal")
-      assert (low, high) == pytest.approx(expected)
+      continue
+    x, fine = features(experiment, split, layer)
+    resampled = bootstrap.metric_intervals(
+      measurer._nc1_and_rank, x, (fine >= 5).astype(np.int32), 2, replicates=50, method="pivotal"
+    )
+    assert (low, high) == pytest.approx(resampled[key], rel=1e-3)
+
+
+def test_errors_of_the_nearest_class_mean_are_bounded_about_the_value(experiment, rows):
+  low, high = (rows["train", "layer1", f"nc4/ncc_error/{end}"] for end in ("low", "high"))
+  assert 0 < low < rows["train", "layer1", "nc4/ncc_error"] < high < 0.6
 
 
 def test_probes_and_intervals_come_at_their_epochs_alone(experiment):
