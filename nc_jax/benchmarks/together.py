@@ -228,7 +228,7 @@ def rows_of(cohort: training.Cohort, timings: dict[str, Timing]) -> list[Row]:
   devices = {
     "limit/devices": spread,
     "step": spread,
-    "observation": len(training.observing_devices() or jax.local_devices()),
+    "observation": len(cohort.measurers),
   }
   ratios = {
     "limit/devices": {"of_alone": median["limit/devices"] / (spread * median["limit/device"])},

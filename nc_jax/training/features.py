@@ -44,7 +44,7 @@ class Collector:
     devices: Sequence | None = None,
   ):
     self._batch_size = batch_size
-    self._devices = devices = devices or jax.local_devices()
+    self.devices = devices = devices or jax.local_devices()
 
     def collect(variables, images, index):
       def one(ids):
@@ -59,7 +59,7 @@ class Collector:
     """All examples of a feed."""
     layers, places, masks = [], [], []
     for index, mask in batches(
-      len(feed.split), self._batch_size, self._devices, self.steps_per_call
+      len(feed.split), self._batch_size, self.devices, self.steps_per_call
     ):
       images, _, at = feed(index)
       layers.append(self._collect(variables, images, at))  # {layer: [L, T, B, D]}

@@ -1,6 +1,6 @@
 """All that is measured of a state: its metrics, and at some epochs probes and intervals."""
 
-import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +71,11 @@ class Measurer:
     self._replicates = replicates
     self._last_epoch = last_epoch
 
+  @property
+  def devices(self) -> Sequence:
+    """Where the states and the examples that it measures lie."""
+    return self._collector.devices
+
   def __call__(self, state: TrainState, epoch: int, observed: Observed) -> Observation:
     rows, geometry = self.observer(state, observed.splits)
     if self._probing is not None and epoch in self._probing.epochs:
@@ -83,26 +88,24 @@ class Measurer:
     own = self._probing
     train, test = (self._collector(state.variables, feed) for feed in observed.probed)
     for layer in train.layers:
-      with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        found = probes.probe(
-          train.layers[layer],
-          train.labels,
-          test.layers[layer],
-          test.labels,
-          own.num_classes,
-          ridge=own.ridge,
-          logistic=own.logistic,
-          knn=own.knn,
-          train_mask=train.mask,
-          test_mask=test.mask,
-        )
-      for name in found:
-        if any(str(warning.message).startswith(f"{name} did not") for warning in told):
-          yield Row("test", layer, f"probe/{own.target}/{name}/unconverged", 1.0)
-      for name, correct in found.items():
+      found = probes.probe(
+        train.layers[layer],
+        train.labels,
+        test.layers[layer],
+        test.labels,
+        own.num_classes,
+        ridge=own.ridge,
+        logistic=own.logistic,
+        knn=own.knn,
+        train_mask=train.mask,
+        test_mask=test.mask,
+      )
+      for name, probed in found.items():
         key = f"probe/{own.target}/{name}"
-        yield from self._mean("test", layer, key, np.asarray(correct)[test.order], value=True)
+        if not probed.converged:
+          yield Row("test", layer, f"{key}/unconverged", 1.0)
+        correct = np.asarray(probed.correct)[test.order]
+        yield from self._mean("test", layer, key, correct, value=True)
       if observed.ceiling is not None:
         yield Row("test", layer, f"probe/{own.target}/ceiling", observed.ceiling)
 

@@ -1,12 +1,15 @@
 """Runs of one shape, trained together by one compiled program.
 
 The runs are spread over the devices, and on each device `vmap` takes one step of all of its runs
-at once; no device waits for another. What differs between the runs (the seed, the learning rate,
-the input's scale and shift, ...) is data: it lies in the state, as its `constants`.
+at once; no device waits for another. Each run is observed on one device too. What differs between
+the runs (the seed, the learning rate, the input's scale and shift, ...) is data: it lies in the
+state, as its `constants`.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -62,8 +65,8 @@ class Cohort(NamedTuple):
   feed: Feed  # the train sets, one after another
   first: tuple[int, ...]  # where in it each run's begins
   program: Callable  # see `_make_program`
-  measurer: Measurer
-  observed: tuple[Observed, ...]  # of each run
+  measurers: tuple[Measurer, ...]  # one per device on which runs are observed
+  observed: tuple[Observed, ...]  # of each run, on the device of measurers[run % len(measurers)]
   devices: tuple  # over which the runs are spread
   observe_epochs: tuple[int, ...]
   steps_per_epoch: int
@@ -122,14 +125,21 @@ class Cohort(NamedTuple):
   def observe(
     self, state: TrainState, epoch: int, which: Sequence[int]
   ) -> Iterator[tuple[int, Observation]]:
-    """Observes some of the runs, one after another."""
+    """Observes some of the runs, as many at once as there are devices to observe on."""
     kept = {"params": state.params, "batch_stats": state.batch_stats, "constants": state.constants}
     kept = jax.tree.map(self._gather, jax.device_get(kept))
-    devices = observing_devices()
-    for run in which:
-      own = jax.tree.map(lambda x, run=run: x[run], kept)
-      own = replicate(TrainState(step=np.int32(0), opt_state=(), **own), devices)
-      yield run, self.measurer(own, epoch, self.observed[run])
+
+    def of(run: int) -> Observation:
+      measurer = self.measurers[run % len(self.measurers)]
+      own = jax.tree.map(lambda x: x[run], kept)
+      own = replicate(TrainState(step=np.int32(0), opt_state=(), **own), measurer.devices)
+      return measurer(own, epoch, self.observed[run])
+
+    if len(self.measurers) == 1:
+      yield from ((run, of(run)) for run in which)
+      return
+    with ThreadPoolExecutor(len(self.measurers)) as pool:
+      yield from zip(which, pool.map(of, which), strict=True)
 
   def _gather(self, x: np.ndarray) -> np.ndarray:
     """[L, R / L, ...] -> [R, ...], a copy."""
@@ -188,23 +198,14 @@ def build(
     devices,
     one_by_one=jax.default_backend() == "cpu" and _convolves(states[0].params),
   )
-  seeing = observing_devices()
-  known = {}  # runs that share a data set share its feeds
-  for dataset in datasets:
-    if id(dataset) not in known:
-      feeds = {name: Feed(getattr(dataset, name), resident, seeing) for name in ("train", "test")}
-      known[id(dataset)] = building.what_to_observe(first, dataset, feeds)
-  observed = tuple(known[id(dataset)] for dataset in datasets)
-  measurer = building.build_measurer(
-    first, datasets[0], model, apply, loss_of, observed[0], states[0], seeing
-  )
+  measurers, observed = _observe_each(first, datasets, resident, model, apply, loss_of, states[0])
   return Cohort(
     runs,
     state,
     feed,
     first_of,
     program,
-    measurer,
+    measurers,
     observed,
     devices,
     building.epochs_to_observe(first.observe.epochs, first.optim.total_epochs),
@@ -212,13 +213,35 @@ def build(
   )
 
 
-def observing_devices() -> tuple | None:
-  """Where runs that are trained together are observed.
+def observing_devices(runs: int) -> list:
+  """Where runs that are trained together are observed, each on one device.
 
-  All devices share a run's examples. But not the virtual ones of a CPU, which have too few threads
-  to wait for one another (see virtual_devices.py).
+  But not on more virtual devices of a CPU than it has cores, each of which would compile anew.
   """
-  return tuple(jax.local_devices()[:1]) if jax.default_backend() == "cpu" else None
+  devices = jax.local_devices()[:runs]
+  return devices[: os.cpu_count()] if jax.default_backend() == "cpu" else devices
+
+
+def _observe_each(
+  config, datasets, resident: bool, model, apply, loss_of, state: TrainState
+) -> tuple[tuple[Measurer, ...], tuple[Observed, ...]]:
+  """A measurer per device, and what each run is measured on; see `Cohort`."""
+  devices = observing_devices(len(datasets))
+  known = {}  # runs that share a data set and a device share its feeds
+  observed = []
+  for run, dataset in enumerate(datasets):
+    device = devices[run % len(devices)]
+    if (id(dataset), device) not in known:
+      feeds = {
+        name: Feed(getattr(dataset, name), resident, (device,)) for name in ("train", "test")
+      }
+      known[id(dataset), device] = building.what_to_observe(config, dataset, feeds)
+    observed.append(known[id(dataset), device])
+  measurers = tuple(
+    building.build_measurer(config, datasets[0], model, apply, loss_of, own, state, (device,))
+    for device, own in zip(devices, observed, strict=False)
+  )
+  return measurers, tuple(observed)
 
 
 def _make_program(

@@ -179,7 +179,8 @@ def test_front_is_all_probes_one_by_one(name):
   assert list(results) == [
     "ridge/0.001", "ridge/1e-06", "logistic/0.001", "logistic/0.1", "knn/1", "knn/5",
   ]  # fmt: skip
-  for (key, correct), decision in zip(results.items(), decisions, strict=True):
+  for (key, (correct, converged)), decision in zip(results.items(), decisions, strict=True):
+    assert converged is True, key
     assert correct.shape == (TEST,) and correct.dtype == bool
     assert disagreement(correct, decision == truth) <= 1 / TEST, key
     assert name != "absent" or not np.any(np.asarray(correct)[truth == 2]), key
@@ -209,9 +210,9 @@ def test_padding_changes_nothing():
   masked = probes.probe(
     train, labels, test, truth, K, **KINDS, train_mask=train_mask, test_mask=test_mask
   )
-  for key, correct in masked.items():
-    correct = np.asarray(correct)
-    assert disagreement(correct[places], plain[key]) <= 1 / TEST, key
+  for key, probed in masked.items():
+    correct = np.asarray(probed.correct)
+    assert disagreement(correct[places], plain[key].correct) <= 1 / TEST, key
     assert not correct[~test_mask].any()
 
 
@@ -236,8 +237,8 @@ def test_several_devices_equal_one(mesh, name, axes):
     train_mask=jax.device_put(train_mask, rows),
     test_mask=test_mask,
   )
-  for key, correct in several.items():
-    assert disagreement(np.asarray(correct)[places], single[key]) <= 1 / TEST, key
+  for key, probed in several.items():
+    assert disagreement(np.asarray(probed.correct)[places], single[key].correct) <= 1 / TEST, key
 
 
 def test_single_probes_of_spread_features(mesh):
@@ -290,7 +291,7 @@ def test_collapsed_features_reach_the_ceiling_and_no_probe_more():
   results = probes.probe(features[:N], fine[:N], features[N:], fine[N:], K, **KINDS)
   ceiling = probes.ceiling(coarse[:N], fine[:N], coarse[N:], fine[N:])
   assert 0.35 < ceiling < 0.5
-  for key, correct in results.items():
+  for key, (correct, _) in results.items():
     if key.startswith("knn"):  # the nearest of equals are any
       assert np.mean(correct) <= ceiling, key
     else:
@@ -299,11 +300,11 @@ def test_collapsed_features_reach_the_ceiling_and_no_probe_more():
 
 def test_known_worlds():
   train, labels, test, truth = world("collapsed")
-  for key, correct in probes.probe(train, labels, test, truth, K, **KINDS).items():
+  for key, (correct, _) in probes.probe(train, labels, test, truth, K, **KINDS).items():
     assert np.all(correct), key
   rng = np.random.default_rng(0)
   labels, truth = rng.integers(K, size=N), rng.integers(K, size=TEST)
-  for key, correct in probes.probe(train, labels, test, truth, K, **KINDS).items():
+  for key, (correct, _) in probes.probe(train, labels, test, truth, K, **KINDS).items():
     assert abs(np.mean(correct) - 1 / K) < 4 * np.sqrt((1 / K) * (1 - 1 / K) / TEST), key
 
 
@@ -320,9 +321,10 @@ def test_no_convergence_is_told(monkeypatch):
   monkeypatch.setattr(multinomial, "ITERATIONS", 3)
   train, labels, test, truth = world("random")
   arguments = (train[1:], labels[1:], test, truth, K)  # a shape that was not compiled before
-  with pytest.warns(RuntimeWarning, match="logistic/1e-05 did not converge"):
-    results = probes.probe(*arguments, ridge=(), logistic=(1e-5,), knn=())
-  assert list(results) == ["logistic/1e-05"]
+  results = probes.probe(*arguments, logistic=(1e-5, 100.0))
+  assert {key: probed.converged for key, probed in results.items()} == {
+    "ridge/0.001": True, "logistic/1e-05": False, "logistic/100": True, "knn/5": True,
+  }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """All probes of one layer, in one program."""
 
-import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,13 @@ from nc_jax.training.probes.neighbours import candidates_for, vote
 from nc_jax.training.probes.standard import fit, standard_rows
 
 
+class Probed(NamedTuple):
+  """What became of one probe."""
+
+  correct: Array  # [N_test] bool, which test examples it gets right; False for padding
+  converged: bool  # False only of a logistic regression that did not come to its end
+
+
 def probe(
   train_features,
   train_labels,
@@ -28,7 +35,7 @@ def probe(
   knn: Sequence[int] = (5,),
   train_mask=None,
   test_mask=None,
-) -> dict[str, Array]:
+) -> dict[str, Probed]:
   """Which test examples the probes of the train split get right, by "ridge/0.001" and so on.
 
   The same numbers as `ridge`, `logistic` and `knn` one by one, on features standardised by the
@@ -47,8 +54,7 @@ def probe(
     train_mask: [N] bool, False for padding.
     test_mask: [N_test] bool, False for padding.
 
-  Returns: {"kind/parameter": [N_test] bool}, False for padding. A logistic regression that did
-    not converge is reported by a warning.
+  Returns: {"kind/parameter": Probed}.
   """
   train, labels, mask, split = examples(
     train_features, train_labels, train_mask, "train_features", num_classes
@@ -76,10 +82,9 @@ def probe(
   correct, converged = _probe(
     (train, labels, mask), (test, test_labels, test_mask), numbers, num_classes, candidates, split
   )
-  for value, came_to_its_end in zip(parameters["logistic"], np.asarray(converged), strict=True):
-    if not came_to_its_end:
-      warnings.warn(f"logistic/{value:g} did not converge", RuntimeWarning, stacklevel=2)
-  return {key: correct[:, i] for i, key in enumerate(keys)}
+  ended = dict.fromkeys(keys, True)
+  ended |= zip((f"logistic/{value:g}" for value in logistic), np.asarray(converged), strict=True)
+  return {key: Probed(correct[:, i], bool(ended[key])) for i, key in enumerate(keys)}
 
 
 @jax.jit(static_argnums=(3, 4, 5))
