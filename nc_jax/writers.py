@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import pathlib
 import time
 from collections.abc import Iterable
@@ -30,7 +29,9 @@ class MetricsWriter:
 
   def __init__(self, workdir: pathlib.Path, last_step: int):
     self._path = workdir / "metrics.csv"
-    write_csv(self._path, (row for row in _whole_rows(self._path) if int(row[0]) <= last_step))
+    kept = [row for row in _whole_rows(self._path) if int(row[0]) <= last_step]
+    write_csv(self._path, kept)
+    self.last_step = int(kept[-1][0]) if kept else -1  # of which there are rows
     self._board = _Board(workdir / "tensorboard", last_step + 1)
 
   def write(self, step: int, epoch: int, rows: Iterable):
@@ -41,6 +42,7 @@ class MetricsWriter:
       (step, epoch, split, layer, key, to_text(value)) for split, layer, key, value in rows
     )
     append(self._path, text.getvalue().encode())
+    self.last_step = step
     self._board.write(step, {f"{split}/{layer}/{key}": value for split, layer, key, value in rows})
 
   def close(self):

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pathlib
+import sys
 import zlib
 from collections.abc import Callable
 
@@ -99,17 +100,18 @@ class Checkpoints:
     are damaged; they are then left as they are.
     """
     damaged, first = [], None
-    for step in reversed(self.steps()):
-      try:
-        state = self.restore(step, like)
-      except RunError as error:
-        _log.warning("%s", error)
-        damaged.append(step)
-        first = first or error
-        continue
-      for bad in damaged:  # else the coming save of that step would be skipped
-        self._manager.delete(bad)
-      return state
+    with _last_reads_unheard():
+      for step in reversed(self.steps()):
+        try:
+          state = self.restore(step, like)
+        except RunError as error:
+          _log.warning("%s", error)
+          damaged.append(step)
+          first = first or error
+          continue
+        for bad in damaged:  # else the coming save of that step would be skipped
+          self._manager.delete(bad)
+        return state
     if first is not None:
       raise first
     return None
@@ -120,7 +122,8 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def close(self):
-    self._manager.close()
+    with self._writing():
+      self._manager.close()
 
   @contextlib.contextmanager
   def _writing(self):
@@ -128,11 +131,27 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      # TensorStore tells of each of its layers, the cause last: "...: No space left on device [...]"
+      # TensorStore tells of all its layers, the cause last: "...: No space left on device [...]".
       cause = _first_line(error).rpartition(": ")[2].partition(" [")[0]
       raise RunError(
         f"A checkpoint could not be written to {self._directory}: {cause}. Those before are whole."
       ) from error
+
+
+@contextlib.contextmanager
+def _last_reads_unheard():
+  """Reads that are still on their way when one has failed tell that nobody waits for them."""
+  before = sys.unraisablehook
+
+  def tell(what):
+    if str(what.exc_value) != "Event loop is closed":
+      before(what)
+
+  sys.unraisablehook = tell
+  try:
+    yield
+  finally:
+    sys.unraisablehook = before
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """All that is measured of a state: its metrics, and at some epochs probes and intervals."""
 
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -70,18 +71,26 @@ class Measurer:
     self._replicates = replicates
     self._last_epoch = last_epoch
 
-  def __call__(self, state: TrainState, epoch: int, observed: Observed) -> Observation:
-    rows, geometry = self.observer(state, observed.splits)
+  def __call__(
+    self,
+    state: TrainState,
+    epoch: int,
+    observed: Observed,
+    pause: Callable[[], None] = lambda: None,
+  ) -> Observation:
+    """`pause` as of an `Observer`; called before each layer's probes too."""
+    rows, geometry = self.observer(state, observed.splits, pause)
     if self._probing is not None and epoch in self._probing.epochs:
-      rows = [*rows, *self._probe(state, observed)]
+      rows = [*rows, *self._probe(state, observed, pause)]
     if self._replicates and epoch == self._last_epoch:
       rows = [*rows, *self._intervals(state, observed.splits)]
     return Observation(rows, geometry)
 
-  def _probe(self, state: TrainState, observed: Observed):
+  def _probe(self, state: TrainState, observed: Observed, pause: Callable[[], None]):
     own = self._probing
     train, test = (self._collector(state.variables, feed) for feed in observed.probed)
     for layer in train.layers:
+      pause()
       with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = probes.probe(

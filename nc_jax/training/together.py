@@ -120,16 +120,20 @@ class Cohort(NamedTuple):
     return self._gather(np.moveaxis(np.asarray(sums["loss"]), 1, 2)).T
 
   def observe(
-    self, state: TrainState, epoch: int, which: Sequence[int]
+    self,
+    state: TrainState,
+    epoch: int,
+    which: Sequence[int],
+    pause: Callable[[], None] = lambda: None,
   ) -> Iterator[tuple[int, Observation]]:
-    """Observes some of the runs, one after another."""
+    """Observes some of the runs, one after another. `pause` as of an `Observer`."""
     kept = {"params": state.params, "batch_stats": state.batch_stats, "constants": state.constants}
     kept = jax.tree.map(self._gather, jax.device_get(kept))
     devices = observing_devices()
     for run in which:
       own = jax.tree.map(lambda x, run=run: x[run], kept)
       own = replicate(TrainState(step=np.int32(0), opt_state=(), **own), devices)
-      yield run, self.measurer(own, epoch, self.observed[run])
+      yield run, self.measurer(own, epoch, self.observed[run], pause)
 
   def _gather(self, x: np.ndarray) -> np.ndarray:
     """[L, R / L, ...] -> [R, ...], a copy."""
