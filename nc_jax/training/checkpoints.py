@@ -44,6 +44,7 @@ class Checkpoints:
     read_only: bool = False,
     place: Callable[[TrainState], TrainState] = replicate,
   ):
+    _leave_abandoned_unheard()
     self._place = place
     self._directory = workdir.absolute() / "checkpoints"
     options = ocp.CheckpointManagerOptions(
@@ -100,18 +101,17 @@ class Checkpoints:
     are damaged; they are then left as they are.
     """
     damaged, first = [], None
-    with _last_reads_unheard():
-      for step in reversed(self.steps()):
-        try:
-          state = self.restore(step, like)
-        except RunError as error:
-          _log.warning("%s", error)
-          damaged.append(step)
-          first = first or error
-          continue
-        for bad in damaged:  # else the coming save of that step would be skipped
-          self._manager.delete(bad)
-        return state
+    for step in reversed(self.steps()):
+      try:
+        state = self.restore(step, like)
+      except RunError as error:
+        _log.warning("%s", error)
+        damaged.append(step)
+        first = first or error
+        continue
+      for bad in damaged:  # else the coming save of that step would be skipped
+        self._manager.delete(bad)
+      return state
     if first is not None:
       raise first
     return None
@@ -138,20 +138,16 @@ class Checkpoints:
       ) from error
 
 
-@contextlib.contextmanager
-def _last_reads_unheard():
-  """Reads that are still on their way when one has failed tell that nobody waits for them."""
+def _leave_abandoned_unheard():
+  """Reads and writes still on their way when one has failed tell, by a stack, that nobody waits."""
   before = sys.unraisablehook
+  if before.__name__ != "unless_abandoned":
 
-  def tell(what):
-    if str(what.exc_value) != "Event loop is closed":
-      before(what)
+    def unless_abandoned(what):
+      if str(what.exc_value) != "Event loop is closed":
+        before(what)
 
-  sys.unraisablehook = tell
-  try:
-    yield
-  finally:
-    sys.unraisablehook = before
+    sys.unraisablehook = unless_abandoned
 
 
 def _first_line(error: Exception) -> str:

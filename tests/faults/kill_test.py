@@ -16,11 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.configs import TINY
 from tests.faults.forked import Starter
 
-KILLS = int(os.environ.get("NC_JAX_KILLS", 6))
+KILLS = int(os.environ.get("NC_JAX_KILLS", 5))
 SEED = int(os.environ.get("NC_JAX_SEED", 0))
 FLAGS = [
-  f"--config.{key}={value}"
-  for key, value in (TINY | {"optim.total_epochs": 8 * KILLS}).items()
+  f"--config.{key}={value}" for key, value in (TINY | {"optim.total_epochs": 8 * KILLS}).items()
 ]
 WHOLE = (
   "config.json", "examples.npz", "metrics.csv", "class_means.npz", "verdict.txt", "verdict.json",
