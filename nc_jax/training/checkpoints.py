@@ -141,7 +141,7 @@ class Checkpoints:
 def _leave_abandoned_unheard():
   """Reads and writes still on their way when one has failed tell, by a stack, that nobody waits."""
   before = sys.unraisablehook
-  if before.__name__ != "unless_abandoned":
+  if getattr(before, "__name__", "") != "unless_abandoned":
 
     def unless_abandoned(what):
       if str(what.exc_value) != "Event loop is closed":

@@ -195,20 +195,18 @@ def test_where_there_is_no_room_for_figures_or_verdict_the_run_is_not_finished(d
   workdir = disk / "run"
   workdir.mkdir()
   loop.train(experiment, workdir, At())
-  for name in ("collapse.png", "verdict.txt"):
+  judged = verdict.judge(writers.read_csv(workdir / "metrics.csv"))
+  for name, end in (
+    ("collapse.png", lambda: main.finish(workdir, At())),
+    ("verdict.txt", lambda: verdict.write(judged, workdir)),
+  ):
     fill(disk)
     with pytest.raises(OSError, match=f"No space left on device: '{workdir / name}'"):
-      main.finish(workdir, At()) if name.endswith("png") else verdict.write(
-        judged(workdir), workdir
-      )
+      end()
     assert not (workdir / name).exists() and not workdirs.finished(workdir)
     (disk / "ballast").unlink()
   main.finish(workdir, At())
   assert workdirs.finished(workdir)
-
-
-def judged(workdir):
-  return verdict.judge(writers.read_csv(workdir / "metrics.csv"))
 
 
 def test_a_workdir_that_becomes_read_only_stops_the_run_and_keeps_what_is_there(
