@@ -6,7 +6,7 @@ import pathlib
 
 from nc_jax import settings
 from nc_jax.errors import UserError
-from nc_jax.files import replacing
+from nc_jax.files import clear_unfinished, replacing
 
 
 def check(workdir: pathlib.Path, config, observe_only: bool):
@@ -65,6 +65,7 @@ def held(workdir: pathlib.Path):
     raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}.") from error
   with lock:  # which ends with the process, however it ends
     _lock(lock, fcntl.LOCK_EX, workdir)
+    clear_unfinished(workdir)
     yield
 
 

@@ -1,17 +1,16 @@
 """Numbers to disk: metrics.csv in long form, and TensorBoard event files of the same."""
 
 import csv
-import logging
-import os
+import io
 import pathlib
+import time
 from collections.abc import Iterable
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
-from nc_jax.files import replacing
-
-# A metric that is nan or inf is written as such, without a warning between the progress lines.
-logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
+from nc_jax.files import append, replacing, telling
 
 COLUMNS = ("step", "epoch", "split", "layer", "key", "value")
 
@@ -29,29 +28,53 @@ class MetricsWriter:
   """
 
   def __init__(self, workdir: pathlib.Path, last_step: int):
-    path = workdir / "metrics.csv"
-    write_csv(path, (row for row in _whole_rows(path) if int(row[0]) <= last_step))
-    self._file = path.open("a", newline="")
-    self._csv = csv.writer(self._file, lineterminator="\n")
-    # Event files are named by the second: the step tells apart two of a quick restart.
-    self._board = SummaryWriter(
-      str(workdir / "tensorboard"),
-      purge_step=last_step + 1,
-      filename_suffix=f".{last_step + 1}",
-    )
+    self._path = workdir / "metrics.csv"
+    kept = [row for row in _whole_rows(self._path) if int(row[0]) <= last_step]
+    write_csv(self._path, kept)
+    self.last_step = int(kept[-1][0]) if kept else -1  # of which there are rows
+    self._board = _Board(workdir / "tensorboard", last_step + 1)
 
   def write(self, step: int, epoch: int, rows: Iterable):
-    """Writes rows (split, layer, key, value); they are on disk when this returns."""
-    for split, layer, key, value in rows:
-      self._csv.writerow((step, epoch, split, layer, key, to_text(value)))
-      self._board.add_scalar(f"{split}/{layer}/{key}", value, step)
-    self._file.flush()
-    os.fsync(self._file.fileno())
-    self._board.flush()
+    """Writes rows (split, layer, key, value); they are on disk when this returns, or none is."""
+    rows = list(rows)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+      (step, epoch, split, layer, key, to_text(value)) for split, layer, key, value in rows
+    )
+    append(self._path, text.getvalue().encode())
+    self.last_step = step
+    self._board.write(step, {f"{split}/{layer}/{key}": value for split, layer, key, value in rows})
 
   def close(self):
-    self._file.close()
     self._board.close()
+
+
+class _Board:
+  """An event file from `step` on, where TensorBoard forgets what earlier files say.
+
+  Written by the caller's thread: that of tensorboardX's own writer dies silently on a full disk,
+  and then lets its caller wait for ever.
+  """
+
+  def __init__(self, folder: pathlib.Path, step: int):
+    folder.mkdir(exist_ok=True)
+    self._folder = folder
+    # Event files are named by the second: the step tells apart two of a quick restart.
+    with telling(folder):
+      self._file = EventsWriter(str(folder / "events"), f".{step}")
+      start = SessionLog(status=SessionLog.START)
+      self._file.write_event(Event(wall_time=time.time(), step=step, session_log=start))
+      self._file.flush()
+
+  def write(self, step: int, values: dict[str, float]):
+    summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()])
+    with telling(self._folder):
+      self._file.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+      self._file.flush()
+
+  def close(self):
+    with telling(self._folder):
+      self._file.close()
 
 
 def write_csv(path: pathlib.Path, rows: Iterable[tuple]):

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from nc_jax import settings, sweep
+from nc_jax import settings, sweep, workdirs
 from nc_jax.errors import UserError
 from nc_jax.experiments import grid, phase_diagram
 from tests.configs import ROOT, TINY, tiny
@@ -318,6 +318,23 @@ def test_a_larger_grid_keeps_what_is_finished(unbroken, tmp_path):
   assert json.loads((workdir / "sweep.json").read_text())["sweep"] == json.loads(
     f"[{path.read_text()}]"
   )
+
+
+def test_a_second_sweep_or_study_in_the_same_workdir_is_refused(tmp_path, capsys):
+  from nc_jax.experiments import __main__ as experiments
+
+  path, study = written(tmp_path, ASKED), tmp_path / "study"
+  configs = f"--configs={ROOT / 'configs'}"
+  for command, workdir in (
+    (lambda: sweep.main(arguments(tmp_path / "out", path)), tmp_path / "out"),
+    (lambda: experiments.main(["nc_jax", "e1", f"--workdir={study}", configs]), study),
+  ):
+    with workdirs.held(workdir):
+      assert command() == 2
+    error = capsys.readouterr().err
+    assert f"--workdir={workdir}: another run is writing there now." in error
+    assert error.count("\n") == 1
+    assert [p.name for p in workdir.iterdir()] == [".lock"]
 
 
 def test_wrong_requests_are_told_in_a_line_before_anything_is_written(tmp_path, capsys):

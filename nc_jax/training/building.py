@@ -93,11 +93,15 @@ class Experiment(NamedTuple):
     return np.asarray(sums["loss"])[:, None]
 
   def observe(
-    self, state: TrainState, epoch: int, which: Sequence[int] = (0,)
+    self,
+    state: TrainState,
+    epoch: int,
+    which: Sequence[int] = (0,),
+    pause: Callable[[], None] = lambda: None,
   ) -> Iterator[tuple[int, Observation]]:
-    """Observes the run, if it is among those asked for."""
+    """Observes the run, if it is among those asked for. `pause` as of an `Observer`."""
     for run in which:
-      yield run, self.measurer(state, epoch, self.observed)
+      yield run, self.measurer(state, epoch, self.observed, pause)
 
 
 def build(config, progress: Callable[[int, int], None] | None = None) -> Experiment:

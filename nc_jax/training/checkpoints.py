@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pathlib
+import sys
 import zlib
 from collections.abc import Callable
 
@@ -14,6 +15,10 @@ from nc_jax.errors import RunError
 from nc_jax.training.steps import TrainState, replicate
 
 _log = logging.getLogger("nc_jax")
+# A failed save is raised; Orbax logs it besides, from each of its threads with all of its stack.
+logging.getLogger("absl").addFilter(
+  lambda record: not (record.exc_info and "/orbax/" in record.pathname)
+)
 
 
 class _Manager(ocp.CheckpointManager):
@@ -39,6 +44,7 @@ class Checkpoints:
     read_only: bool = False,
     place: Callable[[TrainState], TrainState] = replicate,
   ):
+    _leave_abandoned_unheard()
     self._place = place
     self._directory = workdir.absolute() / "checkpoints"
     options = ocp.CheckpointManagerOptions(
@@ -67,7 +73,7 @@ class Checkpoints:
       state=ocp.args.StandardSave(host),
       checksums=ocp.args.JsonSave({name: _checksum(leaf) for name, leaf in leaves.items()}),
     )
-    with _writing():
+    with self._writing():
       self._manager.save(step, args=content)
 
   def restore(self, step: int, like: TrainState) -> TrainState:
@@ -112,20 +118,36 @@ class Checkpoints:
 
   def wait(self):
     """Returns when everything is on disk."""
-    with _writing():
+    with self._writing():
       self._manager.wait_until_finished()
 
   def close(self):
-    self._manager.close()
+    with self._writing():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self):
+    """Orbax reports a failed save (a full disk, say) by whatever its storage raised, maybe late."""
+    try:
+      yield
+    except Exception as error:
+      # TensorStore tells of all its layers, the cause last: "...: No space left on device [...]".
+      cause = _first_line(error).rpartition(": ")[2].partition(" [")[0]
+      raise RunError(
+        f"A checkpoint could not be written to {self._directory}: {cause}. Those before are whole."
+      ) from error
 
 
-@contextlib.contextmanager
-def _writing():
-  """Orbax reports a failed save (a full disk, say) by whatever its storage raised, maybe late."""
-  try:
-    yield
-  except Exception as error:
-    raise RunError(f"A checkpoint could not be written: {_first_line(error)}") from error
+def _leave_abandoned_unheard():
+  """Reads and writes still on their way when one has failed tell, by a stack, that nobody waits."""
+  before = sys.unraisablehook
+  if getattr(before, "__name__", "") != "unless_abandoned":
+
+    def unless_abandoned(what):
+      if str(what.exc_value) != "Event loop is closed":
+        before(what)
+
+    sys.unraisablehook = unless_abandoned
 
 
 def _first_line(error: Exception) -> str:

@@ -50,14 +50,29 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
   if not alive():
     raise RunError(f"Every run has failed. {failed[0]}")
 
+  def due():
+    epoch, into_epoch = divmod(step, steps_per_epoch)
+    return into_epoch == 0 and epoch in experiment.observe_epochs
+
   def observe():
+    """Observes the runs of which there are no rows yet. Returns the signal that broke it off."""
     epoch, seen = step // steps_per_epoch, []
-    for run, observation in experiment.observe(state, epoch, alive()):
-      if first:
-        writers[run].write(step, epoch, observation.rows)
-        save_class_means(observation, folders[run] / "class_means.npz")
-      seen.append(_summary(observation))
-    console.observed(step, *np.median(seen, axis=0))
+    unseen = lambda: [run for run in alive() if writers[run].last_step < step]
+    try:
+      for run, observation in experiment.observe(state, epoch, processes.from_first(unseen), pause):
+        if first:
+          writers[run].write(step, epoch, observation.rows)
+          save_class_means(observation, folders[run] / "class_means.npz")
+        seen.append(_summary(observation))
+    except _BrokenOff as signal:
+      return signal.signum
+    if seen:
+      console.observed(step, *np.median(seen, axis=0))
+    return None
+
+  def pause():
+    if signum := asked_to_stop():
+      raise _BrokenOff(signum)
 
   def give_up(run, why):
     failed[run] = why
@@ -90,19 +105,25 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
         give_up(run, f"A parameter is not finite after step {step}, epoch {epoch}")
     checkpoints.save(experiment.fetch(state, spoilt=list(failed)))
 
+  def stop_if(signum):
+    if signum:
+      save()
+      checkpoints.wait()
+      raise Stopped(signum, step // steps_per_epoch, step)
+
   with contextlib.ExitStack() as stack:
     for closing in (*writers, checkpoints):
       stack.callback(closing.close)
     asked_to_stop = stack.enter_context(stop_signals())
     stack.enter_context(console)
-    if fresh:
-      if first:
-        for run, folder in zip(experiment.runs, folders, strict=True):
-          with replacing(folder / "examples.npz", "wb") as file:
-            np.savez(file, **run.dataset.record())
-      observe()
-    else:
+    if not fresh:
       console.say(f"Going on from the checkpoint at step {step}, epoch {step // steps_per_epoch}.")
+    elif first:
+      for run, folder in zip(experiment.runs, folders, strict=True):
+        with replacing(folder / "examples.npz", "wb") as file:
+          np.savez(file, **run.dataset.record())
+    # A run that was stopped while it was observed goes on with that.
+    stop_if(observe() if due() else None)
 
     unread = None  # what the last call returned: read once the next is on its way
     for index in calls(experiment, step):
@@ -114,20 +135,25 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
 
       epoch, into_epoch = divmod(step, steps_per_epoch)
       last = step == total_steps
-      due = into_epoch == 0 and epoch in experiment.observe_epochs
       saving = into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0
       stop = asked_to_stop()
-      if due or saving or last or stop:
+      if due() or saving or last or stop:
         read(*unread)
         unread = None
-      if due:
-        observe()
-      if saving or last or stop:
+      if due() and not stop:
+        stop = observe()
+      stop_if(stop)
+      if saving or last:
         save()
-      if stop and not last:
-        checkpoints.wait()
-        raise Stopped(stop, epoch, step)
     checkpoints.wait()
+
+
+class _BrokenOff(Exception):
+  """An observation was, by a signal."""
+
+  def __init__(self, signum: int):
+    super().__init__(signum)
+    self.signum = signum
 
 
 def calls(experiment: Experiment | Cohort, from_step: int):

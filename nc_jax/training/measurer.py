@@ -1,6 +1,6 @@
 """All that is measured of a state: its metrics, and at some epochs probes and intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,18 +76,26 @@ class Measurer:
     """Where the states and the examples that it measures lie."""
     return self._collector.devices
 
-  def __call__(self, state: TrainState, epoch: int, observed: Observed) -> Observation:
-    rows, geometry = self.observer(state, observed.splits)
+  def __call__(
+    self,
+    state: TrainState,
+    epoch: int,
+    observed: Observed,
+    pause: Callable[[], None] = lambda: None,
+  ) -> Observation:
+    """`pause` as of an `Observer`; called before each layer's probes too."""
+    rows, geometry = self.observer(state, observed.splits, pause)
     if self._probing is not None and epoch in self._probing.epochs:
-      rows = [*rows, *self._probe(state, observed)]
+      rows = [*rows, *self._probe(state, observed, pause)]
     if self._replicates and epoch == self._last_epoch:
       rows = [*rows, *self._intervals(state, observed.splits)]
     return Observation(rows, geometry)
 
-  def _probe(self, state: TrainState, observed: Observed):
+  def _probe(self, state: TrainState, observed: Observed, pause: Callable[[], None]):
     own = self._probing
     train, test = (self._collector(state.variables, feed) for feed in observed.probed)
     for layer in train.layers:
+      pause()
       found = probes.probe(
         train.layers[layer],
         train.labels,

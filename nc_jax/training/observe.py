@@ -108,21 +108,30 @@ class Observer:
     """The layers that are measured, in network order."""
     return tuple(self._widths)
 
-  def __call__(self, state: TrainState, feeds: dict[str, Feed] | None = None) -> Observation:
-    """Measures a state on its feeds; None: on those that the observer was made with."""
+  def __call__(
+    self,
+    state: TrainState,
+    feeds: dict[str, Feed] | None = None,
+    pause: Callable[[], None] = lambda: None,
+  ) -> Observation:
+    """Measures a state on its feeds; None: on those that the observer was made with.
+
+    `pause` is called again and again, as the devices come along; it may end this by raising.
+    """
     feeds, variables = feeds or self._feeds, state.variables
+    go_on = _Paced(pause)
     head = metrics.Head(*self._classifier(state.params, self._widths[PENULTIMATE]))
     heads = {layer: head if layer == PENULTIMATE else None for layer in self._widths}
 
     sums, moments = {}, {}
     for split, feed in feeds.items():
-      sums[split], moments[split] = self._total(feed, self._fold, variables)
+      sums[split], moments[split] = self._total(feed, self._fold, go_on, variables)
 
     results = {}
     for split, own in moments.items():
       centres = {"own": own, "train": moments["train"]} if split == "test" else {"own": own}
       decisions, nearest = self._total(
-        feeds[split], self._judge, variables, centres, heads
+        feeds[split], self._judge, go_on, variables, centres, heads
       )
       size = len(feeds[split].split)
       for layer in self._widths:
@@ -149,13 +158,14 @@ class Observer:
     ]
     return Observation(rows, geometry)
 
-  def _total(self, feed: Feed, program: Callable, variables, *extra):
+  def _total(self, feed: Feed, program: Callable, go_on: "_Paced", variables, *extra):
     """Runs a program over every example of a split and adds up what its calls return."""
     total = None
     for index, mask in batches(
       len(feed.split), self._batch_size, self._devices, self.steps_per_call
     ):
       part = program(variables, *feed(index), mask, *extra)
+      go_on(part)
       total = part if total is None else _add(total, part)
     return total
 
@@ -221,6 +231,18 @@ class Observer:
     decisions = jax.tree.map(lambda x: x.sum(0), decisions)
     nearest = {layer: metrics.all_reduce(m, AXIS) for layer, m in nearest.items()}
     return jax.lax.psum(decisions, AXIS), nearest
+
+
+class _Paced:
+  """Keeps the host one call ahead of the devices, and pauses after each."""
+
+  def __init__(self, pause: Callable[[], None]):
+    self._pause, self._before = pause, ()
+
+  def __call__(self, dispatched):
+    jax.block_until_ready(self._before)
+    self._before = dispatched
+    self._pause()
 
 
 def batches(

@@ -123,9 +123,16 @@ class Cohort(NamedTuple):
     return self._gather(np.moveaxis(np.asarray(sums["loss"]), 1, 2)).T
 
   def observe(
-    self, state: TrainState, epoch: int, which: Sequence[int]
+    self,
+    state: TrainState,
+    epoch: int,
+    which: Sequence[int],
+    pause: Callable[[], None] = lambda: None,
   ) -> Iterator[tuple[int, Observation]]:
-    """Observes some of the runs, as many at once as there are devices to observe on."""
+    """Observes some of the runs, as many at once as there are devices to observe on.
+
+    `pause` as of an `Observer`, from several threads.
+    """
     kept = {"params": state.params, "batch_stats": state.batch_stats, "constants": state.constants}
     kept = jax.tree.map(self._gather, jax.device_get(kept))
 
@@ -133,7 +140,7 @@ class Cohort(NamedTuple):
       measurer = self.measurers[run % len(self.measurers)]
       own = jax.tree.map(lambda x: x[run], kept)
       own = replicate(TrainState(step=np.int32(0), opt_state=(), **own), measurer.devices)
-      return measurer(own, epoch, self.observed[run])
+      return measurer(own, epoch, self.observed[run], pause)
 
     if len(self.measurers) == 1:
       yield from ((run, of(run)) for run in which)

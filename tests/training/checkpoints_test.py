@@ -1,3 +1,7 @@
+import os
+import pathlib
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,10 +35,6 @@ def three(tmp_path):
   return tmp_path
 
 
-def largest_file(folder):
-  return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-
-
 def test_what_is_saved_comes_back_bit_for_bit_on_all_devices(three):
   kept = checkpoints.Checkpoints(three)
   assert kept.steps() == [1, 2, 3]
@@ -58,33 +58,71 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
   assert checkpoints.Checkpoints(tmp_path).restore_latest(like=make_state()) is None
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(three, damage, caplog):
-  victim = largest_file(three / "checkpoints" / "3")
-  content = bytearray(victim.read_bytes())
-  if damage == "flip":
-    middle = len(content) // 2
-    content[middle : middle + 64] = bytes(b ^ 0xFF for b in content[middle : middle + 64])
-    victim.write_bytes(content)
-  elif damage == "truncate":
-    victim.write_bytes(content[: len(content) // 2])
-  else:
-    victim.unlink()
-  kept = checkpoints.Checkpoints(three)
-  same(kept.restore_latest(like=make_state()), make_state(seed=2, step=2))
-  assert "checkpoint 3" in caplog.text
-  kept.save(make_state(seed=9, step=3))  # the step can be saved again
-  kept.wait()
-  same(kept.restore_latest(like=make_state()), make_state(seed=9, step=3))
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 0xFF
+  path.write_bytes(content)
+
+
+DAMAGES = {
+  "flipped": flip,
+  "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+  "emptied": lambda path: os.truncate(path, 0),
+  "deleted": pathlib.Path.unlink,
+}
+NEEDED = {  # files of a checkpoint without which it cannot be had
+  "state/manifest.ocdbt", "state/d/*", "state/_METADATA", "checksums/metadata",
+}  # fmt: skip
+SPARE = {
+  "_CHECKPOINT_METADATA", "commit_success.txt", "state/commit_success.txt",
+  "checksums/commit_success.txt", "state/ocdbt.process_0/manifest.ocdbt",
+  "state/ocdbt.process_0/d/*",
+}  # fmt: skip
+
+
+def files_of(checkpoint):
+  """{what it is called in NEEDED or SPARE: one such file}."""
+  paths = [p.relative_to(checkpoint) for p in checkpoint.rglob("*") if p.is_file()]
+  return {str(p.with_name("*") if p.parent.name == "d" else p): checkpoint / p for p in paths}
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_whichever_file_is_damaged_the_latest_whole_checkpoint_is_used(
+  three, tmp_path, damage, caplog
+):
+  like, before = make_state(), three / "checkpoints"
+  assert set(files_of(before / "3")) == NEEDED | SPARE
+  for name in sorted(NEEDED | SPARE):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(before, workdir / "checkpoints")
+    victim = files_of(workdir / "checkpoints/3")[name]
+    DAMAGES[damage](victim)
+    caplog.clear()
+    kept = checkpoints.Checkpoints(workdir)
+    used = 2 if name in NEEDED else 3
+    same(kept.restore_latest(like), make_state(seed=used, step=used))
+    told = [record.getMessage() for record in caplog.records if record.name == "nc_jax"]
+    assert len(told) == (name in NEEDED), (name, told)
+    assert all("\n" not in line and "checkpoint 3" in line for line in told), told
+    assert kept.steps() == list(range(1, used + 1))
+    if name in NEEDED:
+      kept.save(make_state(seed=9, step=3))  # the step can be saved again
+      kept.wait()
+      same(kept.restore(3, like), make_state(seed=9, step=3))
+    kept.close()
+    shutil.rmtree(workdir)
 
 
 def test_if_all_are_damaged_the_error_says_so_and_nothing_is_deleted(three):
-  for step in (1, 2, 3):
-    largest_file(three / "checkpoints" / str(step)).write_bytes(b"")
+  for step, damage in zip((1, 2, 3), DAMAGES.values(), strict=False):
+    damage(files_of(three / "checkpoints" / str(step))["state/d/*"])
+  left = {path: path.read_bytes() for path in three.rglob("*") if path.is_file()}
   kept = checkpoints.Checkpoints(three)
-  with pytest.raises(RunError, match="checkpoint 3"):
+  with pytest.raises(RunError, match="checkpoint 3 cannot be read"):
     kept.restore_latest(like=make_state())
-  assert kept.steps() == [1, 2, 3]
+  kept.close()
+  assert {path: path.read_bytes() for path in three.rglob("*") if path.is_file()} == left
 
 
 def test_a_state_that_is_not_finite_is_not_saved(three):

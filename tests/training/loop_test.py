@@ -1,5 +1,6 @@
 """Whole runs, in this process: what a run leaves behind, and that stopping changes nothing."""
 
+import itertools
 import os
 import signal
 
@@ -108,6 +109,30 @@ def test_a_stopped_run_goes_on_to_the_same_table(unbroken, tmp_path, at, signum)
     [r["value"] for r in writers.read_csv(unbroken[1] / "metrics.csv")],
     rtol=2e-3, atol=1e-5,
   )  # fmt: skip
+
+
+@pytest.mark.parametrize("call", [1, 4, 8])
+def test_an_observation_that_a_signal_breaks_off_is_made_when_the_run_goes_on(
+  unbroken, tmp_path, monkeypatch, call
+):
+  """Each of the five observations calls the program of the first pass twice: train and test."""
+  experiment, calls = building.build(tiny()), itertools.count()
+  fold = experiment.observer._fold
+
+  def fold_and_signal(*arguments):
+    if next(calls) == call:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return fold(*arguments)
+
+  monkeypatch.setattr(experiment.observer, "_fold", fold_and_signal)
+  step = call // 2 * 8
+  with pytest.raises(loop.Stopped, match=rf"SIGTERM in epoch {call // 2} \(step {step}\)"):
+    loop.train(experiment, tmp_path, Console(4, 8, quiet=True))
+  assert next(calls) == call + 1  # nothing was done after the signal
+  assert checkpoints.Checkpoints(tmp_path).steps()[-1] == step
+  assert {r["step"] for r in writers.read_csv(tmp_path / "metrics.csv")} == set(range(0, step, 8))
+  run(tiny(), tmp_path)
+  assert table(tmp_path) == table(unbroken[1])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path):
