@@ -39,9 +39,12 @@ class Stored(NamedTuple):
   offset: int
 
   def open(self) -> np.ndarray:
-    if 0 in self.shape:  # which cannot be mapped
-      return np.empty(self.shape, self.dtype)
     return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
+
+
+def machine_memory() -> int:
+  """Bytes of memory that this machine has."""
+  return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def opened(array: Stored | np.ndarray) -> np.ndarray:
@@ -77,7 +80,7 @@ def companion(path: pathlib.Path, name: str) -> pathlib.Path:
   return path.with_name(before + name + after)
 
 
-def _read_npy(path: pathlib.Path) -> dict[str, Stored]:
+def _read_npy(path: pathlib.Path) -> dict[str, Stored | np.ndarray]:
   if "features" not in path.name:
     raise UserError(
       f"{path}: an .npy file must be called *features*.npy, with *labels*.npy beside it."
@@ -125,21 +128,27 @@ def _verify(archive: zipfile.ZipFile, info: zipfile.ZipInfo, advance):
 def _decompress(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
   with archive.open(info) as member:
     shape, order, dtype = _header(member)
-    count = int(np.prod(shape, dtype=object))
+    _check_size(info.file_size - member.tell(), shape, dtype)
+    if info.file_size > machine_memory():  # before a small file unfolds to one of any size
+      raise MemoryError
     data = member.read()
-  if len(data) != count * dtype.itemsize:
-    raise ValueError(f"{info.filename} has {len(data)} bytes for shape {list(shape)} of {dtype}")
   return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
-def _stored(path: pathlib.Path, file, start: int, stop: int) -> Stored:
+def _stored(path: pathlib.Path, file, start: int, stop: int) -> Stored | np.ndarray:
   """The array whose .npy text lies in bytes [start, stop) of `file`."""
   file.seek(start)
   shape, order, dtype = _header(file)
-  offset, count = file.tell(), int(np.prod(shape, dtype=object))
-  if offset + count * dtype.itemsize != stop:
-    raise ValueError(f"it has {stop - offset} bytes for shape {list(shape)} of {dtype}")
+  offset = file.tell()
+  _check_size(stop - offset, shape, dtype)
+  if 0 in shape:  # which cannot be mapped
+    return np.empty(shape, dtype)
   return Stored(path, dtype, shape, order, offset)
+
+
+def _check_size(size: int, shape: tuple[int, ...], dtype: np.dtype):
+  if size != int(np.prod(shape, dtype=object)) * dtype.itemsize:
+    raise ValueError(f"it has {size} bytes for shape {list(shape)} of {dtype}")
 
 
 class _Objects(Exception):
@@ -155,8 +164,9 @@ def _header(file) -> tuple[tuple[int, ...], str, np.dtype]:
     shape, fortran, dtype = _HEADERS[version](file)
   if dtype.hasobject:
     raise _Objects
-  if any(length < 0 for length in shape):
-    raise ValueError(f"its shape is {list(shape)}")
+  if any(length < 0 for length in shape) or not dtype.itemsize:  # empty text: any shape would fit
+    raise ValueError(f"its shape is {list(shape)} of {dtype}")
+  np.broadcast_to(np.empty((), dtype), shape)  # raises for what no array of NumPy's can have
   return shape, "F" if fortran else "C", dtype
 
 
