@@ -11,8 +11,9 @@ import numpy as np
 
 from nc_jax.errors import UserError
 from nc_jax.exported import arrays
-from nc_jax.exported.arrays import EXAMPLES, HEAD, Stored
+from nc_jax.exported.arrays import EXAMPLES, HEAD
 from nc_jax.metrics import inputs
+from nc_jax.npz import Stored, opened
 
 _SHOWN = 5  # rows, classes or names listed in an error; the rest is counted
 _SPARSE, _SPARSE_SHARE = 1000, 10  # labels that skip more classes than this look like other ids
@@ -72,7 +73,7 @@ def read(paths: Sequence[str], advance: Callable[[int], None] = lambda size: Non
     unused |= dict.fromkeys(name for name in found if name not in EXAMPLES + HEAD)
     for name in HEAD:
       if name in found:
-        heads.setdefault(name, []).append(Found(path, np.array(arrays.opened(found[name]))))
+        heads.setdefault(name, []).append(Found(path, np.array(opened(found[name]))))
     if any(name in found for name in EXAMPLES) or not any(name in found for name in HEAD):
       shards.append(_shard(path, found))
   if not shards:
@@ -101,7 +102,7 @@ def _shard(path: pathlib.Path, found: dict) -> Shard:
   if missing:
     names = " and ".join(f"`{name}`" for name in missing)
     raise UserError(f"{path} lacks {names}; it holds {some(list(found)) or 'nothing'}.")
-  features, labels = found["features"], np.array(arrays.opened(found["labels"]))
+  features, labels = found["features"], np.array(opened(found["labels"]))
   _check_real("features", features, path)
   if len(features.shape) != 2:
     hint = "; flatten them to one row for each example" if len(features.shape) > 2 else ""

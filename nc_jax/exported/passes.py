@@ -13,11 +13,11 @@ from jax import Array
 
 import nc_jax as nc
 from nc_jax.errors import UserError
-from nc_jax.exported.arrays import machine_memory
 from nc_jax.exported.batches import Batch, batches_of
 from nc_jax.exported.files import FeatureSet, some
 from nc_jax.metrics import inputs, variability
 from nc_jax.metrics.accumulation import within_covariance
+from nc_jax.npz import machine_memory
 
 _BATCH_BYTES = 1 << 26  # of features; enough to keep disk and device busy
 

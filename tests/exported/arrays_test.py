@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nc_jax.errors import UserError
 from nc_jax.exported import arrays
+from nc_jax.npz import opened
 from tests import fuzz
 from tests.exported import sets
 
@@ -17,7 +18,7 @@ from tests.exported import sets
 def read(path):
   """{name: array}; None for names that mean nothing to us."""
   found = arrays.read(path, advance=lambda size: None)
-  return {name: array if array is None else arrays.opened(array) for name, array in found.items()}
+  return {name: array if array is None else opened(array) for name, array in found.items()}
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

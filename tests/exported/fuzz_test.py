@@ -11,6 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from nc_jax import npz
 from nc_jax.exported import arrays, batches, files
 from tests import fuzz
 from tests.exported import sets
@@ -197,7 +198,7 @@ def test_a_small_file_that_unfolds_beyond_memory_is_refused_unread(tmp_path, mon
       member.write(header((1 << 27, 1), "|i1"))
       for _ in range(128):
         member.write(bytes(1 << 20))
-  monkeypatch.setattr(arrays, "machine_memory", lambda: 1 << 26)
+  monkeypatch.setattr(npz, "machine_memory", lambda: 1 << 26)
   said = fuzz.refusal(lambda: arrays.read(tmp_path / "bomb.npz", lambda size: None))
   assert "compressed and larger than memory" in said
 
