@@ -83,7 +83,7 @@ def override(
     extra = values(argv)[1:]
   except flags.IllegalFlagValueError as error:
     raise UserError(_explain(str(error))) from error
-  except flags.Error as error:
+  except (flags.Error, ValueError) as error:  # the latter for --noconfig.KEY=VALUE
     raise UserError(str(error)) from error
   if extra:
     raise UserError(f"{extra[0]!r} is not understood; settings are written --config.KEY=VALUE.")
@@ -92,7 +92,7 @@ def override(
 
 def overridden(arguments: list[str]) -> list[str]:
   """The keys that --config.KEY=VALUE among the arguments name."""
-  found = (re.match(r"--?(?:no)?config\.([^=]+)", arg) for arg in arguments)
+  found = (re.match(r"--?(?:no)?config\.([^=]*)", arg) for arg in arguments)
   return [match[1] for match in found if match]
 
 

@@ -34,9 +34,14 @@ def exit_status(run: Callable[[list[str]], int | None], argv: list[str], interru
     return _told(f"Interrupted; {interrupted}.", 130)
 
 
-def _told(error: Exception | str, status: int) -> int:
+def one_line(error: Exception | str) -> str:
+  """The first line of a complaint; what a terminal would not print, or obey, is written out."""
   first_line = str(error).strip().partition("\n")[0]
-  print(f"nc_jax: {first_line or 'out of memory'}", file=sys.stderr)
+  return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in first_line)
+
+
+def _told(error: Exception | str, status: int) -> int:
+  print(f"nc_jax: {one_line(error) or 'out of memory'}", file=sys.stderr)
   return status
 
 

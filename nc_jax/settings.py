@@ -3,6 +3,7 @@
 The one table of settings. The checks, `--help` and the README are made from it.
 """
 
+import contextlib
 import difflib
 import json
 import pathlib
@@ -18,6 +19,8 @@ from nc_jax.training.heads import HEADS
 from nc_jax.training.losses import LOSSES
 from nc_jax.training.models import MODELS, PRECISIONS, STEMS, TAP_POOLINGS
 from nc_jax.training.optim import OPTIMISERS, SCHEDULES
+
+_LARGEST = 2**31 - 1  # whole number of a setting: indices on devices are int32
 
 
 class Setting(NamedTuple):
@@ -36,7 +39,7 @@ class Setting(NamedTuple):
 
 def _whole(low: int, meaning: str, high: int | None = None, **options) -> Setting:
   allowed = f"a whole number >= {low}" if high is None else f"a whole number in [{low}, {high}]"
-  accepts = lambda x: low <= x and (high is None or x <= high)
+  accepts = lambda x: low <= x <= (_LARGEST if high is None else high)
   return Setting(int, allowed, accepts, meaning, **options)
 
 
@@ -256,7 +259,8 @@ def _checked(key: str, value):
   if value is None and setting.optional:
     return None
   if setting.kind is float and isinstance(value, int) and not isinstance(value, bool):
-    value = float(value)
+    with contextlib.suppress(OverflowError):
+      value = float(value)
   if setting.kind is tuple and isinstance(value, list):
     value = tuple(value)
   if key in _NAMES and isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str):
@@ -266,8 +270,15 @@ def _checked(key: str, value):
   )
   if not right_type or not setting.accepts(value):
     hint = _nearest(value, setting.names) if isinstance(value, str) else "."
-    raise UserError(f"config.{key} = {value!r}, but must be {setting.choices}{hint}")
+    if right_type and setting.kind is int and value > _LARGEST:
+      hint = f", and at most {_LARGEST}."
+    raise UserError(f"config.{key} = {_short(value)}, but must be {setting.choices}{hint}")
   return value
+
+
+def _short(value) -> str:
+  text = repr(value)
+  return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _nearest(word: str, known) -> str:
@@ -300,14 +311,31 @@ def to_json(config) -> str:
 def from_json(path: str | pathlib.Path) -> ml_collections.ConfigDict:
   """The config that a run left in its workdir, ready for overrides and for `resolve`."""
   try:
-    flat = flatten(json.loads(pathlib.Path(path).read_text()))
-  except (OSError, ValueError, AttributeError) as error:
+    flat = flatten(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
+  except (OSError, ValueError, AttributeError, RecursionError) as error:
     raise UserError(f"{path} is not a readable config: {error}") from error
   for key, value in flat.items():
-    check_key(key)
+    with _in(path):
+      check_key(key)
     if isinstance(value, list):
       flat[key] = tuple(value)
   return complete(ml_collections.ConfigDict(_nest(flat)))
+
+
+def saved(path: str | pathlib.Path) -> ml_collections.FrozenConfigDict:
+  """The config that a run left in its workdir, resolved."""
+  config = from_json(path)
+  with _in(path):
+    return resolve(config)
+
+
+@contextlib.contextmanager
+def _in(path: str | pathlib.Path):
+  """Says in which file a config is wrong."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from error
 
 
 def differences(old, new) -> list[str]:

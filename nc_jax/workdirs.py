@@ -18,7 +18,7 @@ def check(workdir: pathlib.Path, config, observe_only: bool):
     raise UserError(f"--workdir={workdir} is not a folder.")
   saved = workdir / "config.json"
   if saved.exists():
-    changed = settings.differences(settings.resolve(settings.from_json(saved)), config)
+    changed = settings.differences(settings.saved(saved), config)
     if observe_only:
       changed = [text for text in changed if not text.startswith("observe.")]
     if changed:

@@ -7,10 +7,12 @@ is JSON, and asks for every combination. Values are a list, or `{"log": [low, hi
 and what they have in common once.
 """
 
+import collections
 import itertools
 import json
 import math
 import pathlib
+import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +46,7 @@ def read(path: pathlib.Path) -> list[Grid]:
     raise UserError(f"--sweep={path}, line {error.lineno}: {error.msg}.") from error
   except OSError as error:
     raise UserError(f"--sweep={path} cannot be read: {error.strerror}.") from error
-  except (UserError, UnicodeDecodeError) as error:
+  except (ValueError, RecursionError) as error:  # UserError among them
     raise UserError(f"--sweep={path}: {error}") from error
   try:
     grids = [_grid(each) for each in (asked if isinstance(asked, list) else [asked])]
@@ -63,9 +65,8 @@ class _Once(dict):
 
   def __init__(self, pairs):
     super().__init__(pairs)
-    keys = [key for key, _ in pairs]
-    for key in self:
-      if keys.count(key) > 1:
+    for key, times in collections.Counter(key for key, _ in pairs).items():
+      if times > 1:
         raise UserError(f"{key!r} stands twice in one object.")
 
 
@@ -97,7 +98,7 @@ def _range(key: str, space: str, asked) -> list:
   sound = (
     isinstance(asked, list)
     and len(asked) == 3
-    and all(type(x) in (int, float) and math.isfinite(x) for x in asked)
+    and all(type(x) in (int, float) and abs(x) <= sys.float_info.max for x in asked)
     and asked[0] < asked[1]
     and (space == "linear" or asked[0] > 0)
     and type(asked[2]) is int

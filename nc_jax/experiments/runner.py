@@ -58,7 +58,7 @@ def _check_folder(job: Job, workdir: pathlib.Path):
   saved = job.folder / "config.json"
   if not saved.exists():
     return
-  changed = settings.differences(settings.resolve(settings.from_json(saved)), job.config)
+  changed = settings.differences(settings.saved(saved), job.config)
   if changed:
     raise UserError(
       f"--workdir={workdir} holds a run of {job.cell}, seed {job.seed}, by another config "

@@ -6,47 +6,17 @@
                       replaced by `labels`, `weight` or `bias`
 
 What np.save and np.savez wrote is memory-mapped; what np.savez_compressed wrote is held in memory.
-Checksums and lengths are compared, so damage ends in one sentence. Nothing is unpickled.
 """
 
-import contextlib
-import os
 import pathlib
-import warnings
-import zipfile
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from nc_jax.errors import UserError
+from nc_jax.npz import Stored, read_npy, read_npz, readable
 
 EXAMPLES, HEAD = ("features", "labels"), ("weight", "bias")
-_HEADERS = {
-  (1, 0): np.lib.format.read_array_header_1_0,
-  (2, 0): np.lib.format.read_array_header_2_0,
-}
-_BLOCK = 1 << 24  # bytes read at a time where only a checksum is wanted
-
-
-class Stored(NamedTuple):
-  """An array that lies uncompressed in a file; mapped only while it is read, shard after shard."""
-
-  path: pathlib.Path
-  dtype: np.dtype
-  shape: tuple[int, ...]
-  order: str
-  offset: int
-
-  def open(self) -> np.ndarray:
-    if 0 in self.shape:  # which cannot be mapped
-      return np.empty(self.shape, self.dtype)
-    return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
-
-
-def opened(array: Stored | np.ndarray) -> np.ndarray:
-  """Its numbers, mapped if they lie in a file."""
-  return array.open() if isinstance(array, Stored) else array
 
 
 def read(path: pathlib.Path, advance: Callable[[int], None]) -> dict[str, Stored | np.ndarray]:
@@ -59,11 +29,10 @@ def read(path: pathlib.Path, advance: Callable[[int], None]) -> dict[str, Stored
   Raises:
     UserError: the file is missing, damaged or of another kind, or holds objects.
   """
-  with _readable(path), open(path, "rb") as file:
+  with readable(path), open(path, "rb") as file:
     magic = file.read(6)
   if magic[:4] == b"PK\x03\x04" or magic[:4] == b"PK\x05\x06":  # the latter: an empty archive
-    with _readable(path):
-      return _read_npz(path, advance)
+    return read_npz(path, EXAMPLES + HEAD, advance)
   if magic == b"\x93NUMPY":
     return _read_npy(path)
   if not magic:
@@ -77,7 +46,7 @@ def companion(path: pathlib.Path, name: str) -> pathlib.Path:
   return path.with_name(before + name + after)
 
 
-def _read_npy(path: pathlib.Path) -> dict[str, Stored]:
+def _read_npy(path: pathlib.Path) -> dict[str, Stored | np.ndarray]:
   if "features" not in path.name:
     raise UserError(
       f"{path}: an .npy file must be called *features*.npy, with *labels*.npy beside it."
@@ -86,97 +55,5 @@ def _read_npy(path: pathlib.Path) -> dict[str, Stored]:
   for name in EXAMPLES + HEAD:
     part = companion(path, name)
     if name in EXAMPLES or part.exists():
-      with _readable(part), open(part, "rb") as file:
-        found[name] = _stored(part, file, 0, os.path.getsize(part))
+      found[name] = read_npy(part)
   return found
-
-
-def _read_npz(path: pathlib.Path, advance: Callable[[int], None]) -> dict[str, Stored | np.ndarray]:
-  found = {}
-  with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-    members = {info.filename: info for info in archive.infolist()}
-    if not any(name.endswith(".npy") for name in members):
-      pickled = any(name.endswith("data.pkl") for name in members)
-      raise UserError(
-        f"{path} holds no arrays" + (": torch.save wrote it; use np.savez." if pickled else ".")
-      )
-    for name, info in members.items():
-      name = name.removesuffix(".npy")
-      if name not in EXAMPLES + HEAD:
-        found[name if name.isprintable() else ascii(name)] = None
-      elif info.compress_type != zipfile.ZIP_STORED:
-        found[name] = _decompress(archive, info)
-      else:
-        _verify(archive, info, advance)
-        file.seek(info.header_offset + 26)  # lengths of the name and of what follows it
-        lengths = np.frombuffer(file.read(4), "<u2")
-        start = info.header_offset + 30 + int(lengths.sum())
-        found[name] = _stored(path, file, start, start + info.file_size)
-  return found
-
-
-def _verify(archive: zipfile.ZipFile, info: zipfile.ZipInfo, advance):
-  """Reads a member to its end, where zipfile compares checksums."""
-  with archive.open(info) as member:
-    while block := member.read(_BLOCK):
-      advance(len(block))
-
-
-def _decompress(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-  with archive.open(info) as member:
-    shape, order, dtype = _header(member)
-    count = int(np.prod(shape, dtype=object))
-    data = member.read()
-  if len(data) != count * dtype.itemsize:
-    raise ValueError(f"{info.filename} has {len(data)} bytes for shape {list(shape)} of {dtype}")
-  return np.frombuffer(data, dtype).reshape(shape, order=order)
-
-
-def _stored(path: pathlib.Path, file, start: int, stop: int) -> Stored:
-  """The array whose .npy text lies in bytes [start, stop) of `file`."""
-  file.seek(start)
-  shape, order, dtype = _header(file)
-  offset, count = file.tell(), int(np.prod(shape, dtype=object))
-  if offset + count * dtype.itemsize != stop:
-    raise ValueError(f"it has {stop - offset} bytes for shape {list(shape)} of {dtype}")
-  return Stored(path, dtype, shape, order, offset)
-
-
-class _Objects(Exception):
-  """An array of pickled Python objects."""
-
-
-def _header(file) -> tuple[tuple[int, ...], str, np.dtype]:
-  version = np.lib.format.read_magic(file)
-  if version not in _HEADERS:  # NumPy writes others for records alone
-    raise ValueError(f"its .npy format is {version}, where (1, 0) or (2, 0) was expected")
-  with warnings.catch_warnings():  # Python's parser comments on what a damaged header spells
-    warnings.simplefilter("ignore")
-    shape, fortran, dtype = _HEADERS[version](file)
-  if dtype.hasobject:
-    raise _Objects
-  if any(length < 0 for length in shape):
-    raise ValueError(f"its shape is {list(shape)}")
-  return shape, "F" if fortran else "C", dtype
-
-
-@contextlib.contextmanager
-def _readable(path: pathlib.Path):
-  """Says which file it was when it cannot be read."""
-  try:
-    if path.exists() and not path.is_file():
-      raise UserError(f"{path} is not a file.")
-    yield
-  except UserError:
-    raise
-  except _Objects:
-    raise UserError(f"{path} holds pickled objects, not numbers; they stay unread.") from None
-  except FileNotFoundError:
-    raise UserError(f"there is no file {path}.") from None
-  except PermissionError:
-    raise UserError(f"{path} may not be read by this user.") from None
-  except MemoryError:
-    raise UserError(f"{path} is compressed and larger than memory; write it by np.savez.") from None
-  except Exception as error:  # damaged files raise whatever zipfile, zlib and ast come across
-    text = str(error).strip().partition("\n")[0] or type(error).__name__
-    raise UserError(f"{path} cannot be read, is it damaged or cut short? {text}.") from error

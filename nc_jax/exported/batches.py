@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nc_jax.exported.arrays import opened
 from nc_jax.exported.files import FeatureSet
+from nc_jax.npz import opened
 
 
 class Batch(NamedTuple):

@@ -11,7 +11,9 @@ import numpy as np
 
 from nc_jax.errors import UserError
 from nc_jax.exported import arrays
-from nc_jax.exported.arrays import EXAMPLES, HEAD, Stored
+from nc_jax.exported.arrays import EXAMPLES, HEAD
+from nc_jax.metrics import inputs
+from nc_jax.npz import Stored, opened
 
 _SHOWN = 5  # rows, classes or names listed in an error; the rest is counted
 _SPARSE, _SPARSE_SHARE = 1000, 10  # labels that skip more classes than this look like other ids
@@ -71,7 +73,7 @@ def read(paths: Sequence[str], advance: Callable[[int], None] = lambda size: Non
     unused |= dict.fromkeys(name for name in found if name not in EXAMPLES + HEAD)
     for name in HEAD:
       if name in found:
-        heads.setdefault(name, []).append(Found(path, np.array(arrays.opened(found[name]))))
+        heads.setdefault(name, []).append(Found(path, np.array(opened(found[name]))))
     if any(name in found for name in EXAMPLES) or not any(name in found for name in HEAD):
       shards.append(_shard(path, found))
   if not shards:
@@ -100,7 +102,7 @@ def _shard(path: pathlib.Path, found: dict) -> Shard:
   if missing:
     names = " and ".join(f"`{name}`" for name in missing)
     raise UserError(f"{path} lacks {names}; it holds {some(list(found)) or 'nothing'}.")
-  features, labels = found["features"], np.array(arrays.opened(found["labels"]))
+  features, labels = found["features"], np.array(opened(found["labels"]))
   _check_real("features", features, path)
   if len(features.shape) != 2:
     hint = "; flatten them to one row for each example" if len(features.shape) > 2 else ""
@@ -111,7 +113,7 @@ def _shard(path: pathlib.Path, found: dict) -> Shard:
   if labels.shape != features.shape[:1]:
     hint = "; one-hot rows become labels by argmax(1)" if labels.ndim == 2 else ""
     raise UserError(f"labels must have shape {expected}; got {list(labels.shape)} in {path}{hint}.")
-  if not np.issubdtype(labels.dtype, np.integer):
+  if labels.dtype.kind not in "iu":
     raise UserError(f"labels must be integers; got dtype {labels.dtype} in {path}.")
   return Shard(path, features, labels)
 
@@ -157,9 +159,13 @@ def _only(name: str, found: list[Found]) -> Found | None:
   """The array that all files agree on."""
   for path, array in found:
     _check_real(name, array, path)
-    if bad := int(np.sum(~np.isfinite(array))):
+    dtype = inputs.float_dtype()
+    with np.errstate(over="ignore"):
+      bad = int(np.sum(~np.isfinite(array.astype(dtype) ** 2)))
+    if bad:
       raise UserError(
-        f"{name} must be finite; {bad} of {array.size} numbers are nan or inf in {path}."
+        f"{name} must be finite, and so must its squares in {dtype}; {bad} of {array.size} "
+        f"numbers are nan, inf or too large in {path}."
       )
     if not np.array_equal(array, found[0].array):
       raise UserError(f"{found[0].path} and {path} hold different `{name}`; there can be one head.")
@@ -218,8 +224,7 @@ def _check_labels(shards: list[Shard], rows: int | None, num_classes: int | None
 
 
 def _check_real(name: str, array, path: pathlib.Path):
-  real = np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)
-  if not real:
+  if array.dtype.kind not in "iuf":
     hint = ": bfloat16, perhaps; save it as float32" if array.dtype.str == "|V2" else ""
     raise UserError(f"{name} must hold real numbers; got dtype {array.dtype} in {path}{hint}.")
 

@@ -4,10 +4,10 @@ Same calls, same order, batch by batch: the files may be larger than memory, the
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -17,6 +17,7 @@ from nc_jax.exported.batches import Batch, batches_of
 from nc_jax.exported.files import FeatureSet, some
 from nc_jax.metrics import inputs, variability
 from nc_jax.metrics.accumulation import within_covariance
+from nc_jax.npz import machine_memory
 
 _BATCH_BYTES = 1 << 26  # of features; enough to keep disk and device busy
 
@@ -67,7 +68,7 @@ class Request:
     """Raises UserError if what is kept between batches cannot fit into this machine's memory."""
     size = inputs.float_dtype().itemsize
     means, scatter = 4 * self.num_classes * dim * size, 3 * dim * dim * size * self.scatter
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = machine_memory()
     if means + scatter > memory:
       hint = "; --no_scatter needs less" if scatter > means else ""
       raise UserError(
@@ -149,6 +150,11 @@ def _first_pass(title: str, examples: FeatureSet, request: Request) -> nc.ClassM
       moments = nc.accumulate(moments, batch.features, batch.labels, batch.mask, donate=True)
   if bad:
     raise UserError(_not_finite(examples, np.concatenate(bad)))
+  if not np.isfinite([jnp.sum(moments.spread), jnp.sum(moments.mean**2)]).all():
+    raise UserError(
+      f"features are too large: sums of their squares are no longer finite in "
+      f"{inputs.float_dtype()} ({title}); divide them by their largest number first."
+    )
   return moments
 
 

@@ -42,7 +42,7 @@ def as_array(x, name: str):
 def as_real(x, name: str):
   """`x` as an array of real numbers, dtype unchanged; TypeError for anything else."""
   x = as_array(x, name)
-  if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+  if not (jnp.issubdtype(x.dtype, jnp.floating) or _is_integer(x.dtype)):
     raise TypeError(f"{name} must hold real numbers; got dtype {x.dtype}")
   return x
 
@@ -73,7 +73,7 @@ def check_examples(features, labels, mask, num_classes: int, dim: int):
   expected = f"[N] = [{features.shape[0]}] to match features {list(features.shape)}"
   if labels.shape != features.shape[:1]:
     raise ValueError(f"labels must have shape {expected}; got {list(labels.shape)}")
-  if not jnp.issubdtype(labels.dtype, jnp.integer):
+  if not _is_integer(labels.dtype):
     raise TypeError(f"labels must be integers; got dtype {labels.dtype}")
   if mask is not None:
     mask = as_array(mask, "mask")
@@ -93,6 +93,11 @@ def check_moments(moments, name: str = "moments"):
       f"{name}.mean must have shape [K, D]; got {list(moments.mean.shape)}: reduce or index the "
       "leading axis first"
     )
+
+
+def _is_integer(dtype) -> bool:
+  """NumPy counts spans of time among the integers too."""
+  return jnp.issubdtype(dtype, jnp.integer) and dtype.kind != "m"
 
 
 def _as_mask(mask):

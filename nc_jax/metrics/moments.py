@@ -127,7 +127,7 @@ class ClassMoments:
       ValueError: it has another length than K, or a label outside [0, num_classes).
     """
     label_map = np.asarray(label_map)
-    if not np.issubdtype(label_map.dtype, np.integer):
+    if label_map.dtype.kind not in "iu":
       raise TypeError(f"label_map must hold integers; got dtype {label_map.dtype}")
     if label_map.shape != (self.num_classes,):
       raise ValueError(

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 
 from nc_jax.errors import UserError
 from nc_jax.exported import arrays
+from nc_jax.npz import opened
+from tests import fuzz
 from tests.exported import sets
 
 
 def read(path):
   """{name: array}; None for names that mean nothing to us."""
   found = arrays.read(path, advance=lambda size: None)
-  return {name: array if array is None else arrays.opened(array) for name, array in found.items()}
+  return {name: array if array is None else opened(array) for name, array in found.items()}
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -106,7 +108,7 @@ def test_what_is_read_for_its_checksum_is_told(tmp_path):
 ORIGINALS = {"stored": archive(np.savez), "deflated": archive(np.savez_compressed)}
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@fuzz.search(150)
 @hypothesis.given(st.data(), st.sampled_from(sorted(ORIGINALS)))
 def test_damage_is_found_or_harmless(tmp_path_factory, data, kind):
   """Bytes changed, cut or doubled anywhere: one sentence, or the very same numbers."""

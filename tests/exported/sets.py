@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nc_jax.exported.arrays import opened
+from nc_jax.npz import opened
 from tests.metrics import worlds
 
 N, D, K = 23, 6, 4  # of a set whose numbers mean nothing

@@ -31,6 +31,12 @@ CASES = {
   "float labels": (
     (FEATURES, LABELS.astype(float)), TypeError, "labels must be integers; got dtype float64",
   ),
+  "spans of time": (
+    (FEATURES, LABELS.astype("m8[s]")), TypeError, "labels must be integers; got dtype timedelta64",
+  ),
+  "features that are spans of time": (
+    (FEATURES.astype("m8[s]"), LABELS), TypeError, "must hold real numbers; got dtype timedelta",
+  ),
   "complex features": (
     (FEATURES.astype(complex), LABELS), TypeError, "features must hold real numbers; got dtype",
   ),

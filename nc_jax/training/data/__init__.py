@@ -13,7 +13,7 @@ from nc_jax.training.data.files import arrays, folder
 from nc_jax.training.data.handwriting import digits, two_digits
 from nc_jax.training.data.mixtures import gaussian_mixture
 from nc_jax.training.data.prepared import TEST_SPLITS, source
-from nc_jax.training.data.reading import Reading
+from nc_jax.training.data.reading import Reading, Unreadable
 from nc_jax.training.data.sets import Dataset, Split, normalisation
 from nc_jax.training.data.transforms import Changes, transform
 
@@ -52,7 +52,10 @@ def load(name: str, *, seed: int, **settings) -> Dataset:
   pick = lambda keys: {key: settings[key] for key in keys & settings.keys()}
   given = {"seed": seed, "reading": Reading(**pick(fields(Reading)))}
   given = {key: given[key] for key in given.keys() & takes}
-  dataset = SOURCES[name](**given, **pick(options))
+  try:
+    dataset = SOURCES[name](**given, **pick(options))
+  except (Unreadable, OSError) as error:
+    raise UserError(f"config.data.dir: {error}.") from error
   dataset = transform(dataset, Changes(**pick(fields(Changes) - options)), seed)
   if dataset.scale is None:
     scale, shift = normalisation(dataset.train.images)

@@ -1,12 +1,12 @@
 """Sources of the user's own: a folder of images, or arrays in an .npz file."""
 
 import pathlib
-import zipfile
 
 import numpy as np
 
+from nc_jax import npz
 from nc_jax.errors import UserError
-from nc_jax.training.data.reading import Reading, cached, decode, fit
+from nc_jax.training.data.reading import Reading, cached, check_image, decode, expanded, fit, named
 from nc_jax.training.data.sets import Dataset, Split
 from nc_jax.training.data.streaming import StreamedImages
 
@@ -22,7 +22,7 @@ def folder(*, reading: Reading, dir: str | None = None, image_size: int | None =
   """
   if dir is None:
     raise UserError("config.data.dir = None, but the source 'folder' needs the folder to read.")
-  root = pathlib.Path(dir).expanduser()
+  root = expanded(dir)
   test = next((n for n in ("test", "val", "validation") if (root / n).is_dir()), "test")
   for split in ("train", test):
     if not (root / split).is_dir():
@@ -37,8 +37,11 @@ def folder(*, reading: Reading, dir: str | None = None, image_size: int | None =
   stream = not reading.holds(sum(len(labels) for _, labels in listed), shape)
 
   def read(file):
-    image = decode(file, shape[-1])
-    return image if image_size is None else fit(image, image_size)
+    with named(str(file)):
+      image = decode(file, shape[-1])
+      image = image if image_size is None else fit(image, image_size)
+      check_image(image, shape)
+      return image
 
   def images_of(split, files):
     if stream:
@@ -52,7 +55,8 @@ def folder(*, reading: Reading, dir: str | None = None, image_size: int | None =
         reading.progress(place + 1, len(files))
       return {"images": images}
 
-    return cached(reading.cache_dir, f"{root} {split} {shape}", files, decode_all)["images"]
+    name = f"{root} {split} {shape}"
+    return cached(reading.cache_dir, name, files, ["images"], decode_all)["images"]
 
   splits = (
     Split(images_of(split, files), labels)
@@ -79,12 +83,9 @@ def _headers(files: list[pathlib.Path], image_size: int | None) -> tuple[tuple[i
 
   first, grey = None, True
   for file in files:
-    try:
-      with Image.open(file) as image:
-        width, height = image.size
-        grey = grey and image.mode in ("1", "L", "I", "I;16")
-    except OSError as error:
-      raise UserError(f"config.data.dir: {file} is not a readable image.") from error
+    with named(str(file)), Image.open(file) as image:
+      width, height = image.size
+      grey = grey and image.mode in ("1", "L", "I", "I;16")
     first = first or (height, width)
     if image_size is None and (height, width) != first:
       raise UserError(
@@ -104,28 +105,30 @@ def arrays(*, dir: str | None = None) -> Dataset:
     raise UserError(f"{where}, but the source 'arrays' needs the .npz file to read.")
   wanted = [f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")]
   try:
-    with np.load(pathlib.Path(dir).expanduser()) as file:
-      missing = [name for name in wanted if name not in file]
-      if missing:
-        raise UserError(f"{where} has no array {missing[0]}.")
-      found = {name: file[name] for name in wanted}
-  except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-    if isinstance(error, UserError):
-      raise
-    raise UserError(f"{where} is not a readable .npz file of plain arrays: {error}.") from error
+    found = npz.load(expanded(dir), wanted)
+  except UserError as error:
+    raise UserError(f"config.data.dir: {error}") from error
   splits = []
   for split in ("train", "test"):
     images, labels = found[f"{split}_images"], found[f"{split}_labels"]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
       raise UserError(
         f"{where}: {split}_images must be uint8 [N, H, W, C] or [N, H, W]; "
         f"got {images.dtype} {list(images.shape)}."
       )
     images = images[..., None] if images.ndim == 3 else images
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
       raise UserError(
-        f"{where}: {split}_labels must be {len(images)} integers >= 0; "
+        f"{where}: {split}_labels must be {len(images)} integers; "
         f"got {labels.dtype} {list(labels.shape)}."
+      )
+    # More classes than train examples leave one of them without any.
+    wrong = (labels < 0) | (labels >= len(found["train_images"]))
+    if wrong.any():
+      row = int(np.argmax(wrong))
+      raise UserError(
+        f"{where}: {split}_labels must lie in [0, K), with K <= {len(found['train_images'])} "
+        f"train examples; got {labels[row]} in row {row}."
       )
     splits.append(Split(images, labels.astype(np.int32)))
   shapes = [split.images.shape[1:] for split in splits]

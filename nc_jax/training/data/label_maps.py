@@ -56,8 +56,9 @@ def coarse_map(
   Raises UserError for a map that misses a class or leaves a coarse label out.
   """
   size = len(class_names)
-  refuse = lambda why: UserError(f"config.data.label_map = {label_map!r} {why}.")
-  group = re.fullmatch(r"groups_of_(\d+)", str(label_map[0])) if len(label_map) == 1 else None
+  refuse = lambda why: UserError(f"config.data.label_map = {label_map!r:.100} {why}.")
+  alone = str(label_map[0]) if len(label_map) == 1 else ""
+  group = re.fullmatch(r"groups_of_([0-9]{1,9})", alone)
   if len(label_map) == 1 and label_map[0] in TABLES:
     table = TABLES[label_map[0]]
     of = {name: coarse for coarse, names in table.items() for name in names.split()}
@@ -86,10 +87,10 @@ def coarse_map(
     return _by_name(label_map)
   if not all(isinstance(entry, int) and not isinstance(entry, bool) for entry in label_map):
     raise refuse("must hold whole numbers or names")
-  coarse = np.array(label_map, np.int32)
   used = set(label_map)
   if used != set(range(len(used))):
     raise refuse(f"must use the labels 0, ..., {len(used) - 1}, each at least once")
+  coarse = np.array(label_map, np.int32)
   members = [np.flatnonzero(coarse == label) for label in range(len(used))]
   return coarse, tuple("+".join(class_names[k] for k in group) for group in members)
 

@@ -32,8 +32,14 @@ def gaussian_mixture(
   for size in (train_size, test_size):
     labels = np.arange(100 * classes if size is None else size) % classes
     labels = rng.permutation(labels).astype(np.int32)
-    points = means[labels] + rng.standard_normal((len(labels), dim))
-    splits.append(Split(points.astype(np.float32)[:, None, None], labels))
+    with np.errstate(over="ignore"):
+      points = (means[labels] + rng.standard_normal((len(labels), dim))).astype(np.float32)
+    if not np.isfinite(points).all():
+      raise UserError(
+        f"config.data.separation = {separation} and super_separation = {super_separation} are too "
+        "large for float32."
+      )
+    splits.append(Split(points[:, None, None], labels))
   members = classes // super_classes
   names = (
     f"group{k // members}_class{k % members}" if super_classes > 1 else f"class{k}"

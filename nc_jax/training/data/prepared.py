@@ -8,7 +8,15 @@ import re
 import numpy as np
 
 from nc_jax.errors import UserError
-from nc_jax.training.data.reading import Reading, cached, fit, with_channels
+from nc_jax.training.data.reading import (
+  Reading,
+  cached,
+  check_image,
+  expanded,
+  fit,
+  named,
+  with_channels,
+)
 from nc_jax.training.data.sets import Dataset, Split
 from nc_jax.training.data.streaming import StreamedImages
 
@@ -33,20 +41,37 @@ _CHUNK = 1000  # examples decoded between two words of progress
 
 def data_dir(dir: str | None) -> pathlib.Path:
   """TFDS's folder: as given, or $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-  return pathlib.Path(
-    dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  ).expanduser()
+  return expanded(dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def find(name: str, root: pathlib.Path) -> pathlib.Path | None:
-  """The newest version that is prepared in array_record form; None if there is none."""
+  """The newest version that is prepared in array_record form; None if there is none.
+
+  Raises UserError for a folder that may not be read, and for a version that does not say its form.
+  """
+  try:
+    folders = list((root / name).iterdir())
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except OSError as error:
+    raise UserError(f"{root / name} cannot be read: {error.strerror}.") from error
   versions = [
-    (tuple(map(int, path.parent.name.split("."))), path.parent)
-    for path in (root / name).glob("*/dataset_info.json")
-    if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
-    and json.loads(path.read_text()).get("fileFormat") == "array_record"
+    (tuple(map(int, folder.name.split("."))), folder)
+    for folder in folders
+    if re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", folder.name)
+    and _form(folder / "dataset_info.json") == "array_record"
   ]
   return max(versions)[1] if versions else None
+
+
+def _form(path: pathlib.Path) -> str | None:
+  """The file format that a dataset_info.json tells of; None without such a file."""
+  try:
+    return json.loads(path.read_text(encoding="utf-8")).get("fileFormat")
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError, AttributeError, RecursionError) as error:
+    raise UserError(f"{path} cannot be read: {error}.") from error
 
 
 def source(name: str):
@@ -67,9 +92,10 @@ def source(name: str):
     logging.set_verbosity(logging.ERROR)  # it does not matter which library decodes the images
     try:
       builder = tfds.builder_from_directory(str(folder))
+      check_name(builder, name)
       parts = [_Part(builder, split) for split in ("train", TEST_SPLITS[name])]
       shape = builder.info.features["image"].shape
-      names = tuple(builder.info.features["label"].names)
+      names = class_names(builder, sum(map(len, parts)))
       if image_size is not None:
         shape = (image_size, image_size, shape[-1])
       elif None in shape:
@@ -95,10 +121,35 @@ def source(name: str):
   return read
 
 
+def check_name(builder, name: str):
+  """Raises ValueError where the folder of one set holds another one."""
+  if builder.info.name != name.partition("/")[0]:
+    raise ValueError(f"it holds {builder.info.name}")
+
+
+def class_names(builder, examples: int) -> tuple[str, ...]:
+  """The names of the classes, of which there are no more than examples."""
+  label = builder.info.features["label"]
+  if not 0 < label.num_classes <= examples:
+    raise ValueError(f"features.json tells of {label.num_classes} classes; {examples} examples")
+  return tuple(label.names)
+
+
 class _Part:
-  """One split of a prepared set."""
+  """One split of a prepared set. Raises Unreadable where its files hold other than it says."""
 
   def __init__(self, builder, split: str):
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    info = builder.info.splits[split]
+    self._files = [pathlib.Path(file) for file in info.filepaths]
+    for file, promised in zip(self._files, info.shard_lengths, strict=True):
+      with named(file.name):
+        if not file.exists():
+          raise ValueError("there is no such file")
+        held = ArrayRecordReader(str(file)).num_records()
+        if held != promised:
+          raise ValueError(f"{held} examples can be read where dataset_info.json says {promised}")
     self._examples = builder.as_data_source(split)
     self._builder, self._split = builder, split
 
@@ -106,39 +157,56 @@ class _Part:
     return len(self._examples)
 
   def read(self, shape, image_size, stream: bool, reading: Reading) -> Split:
+    classes = self._builder.info.features["label"].num_classes
+
     def image_of(example):
       image = with_channels(example["image"], shape[-1])
-      return image if image_size is None else fit(image, image_size)
+      image = image if image_size is None else fit(image, image_size)
+      check_image(image, shape)
+      return image
+
+    def label_of(example):
+      if not 0 <= example["label"] < classes:
+        raise ValueError(f"its label is {example['label']} where there are {classes} classes")
+      return example["label"]
 
     def labels_alone():
       import tensorflow_datasets as tfds
 
       decoders = {"image": tfds.decode.SkipDecoding()}
       encoded = self._builder.as_data_source(self._split, decoders=decoders)
-      return {"labels": np.array([e["label"] for e in _each(encoded, reading)], np.int32)}
+      return {"labels": np.array(list(self._each(encoded, label_of, reading)), np.int32)}
 
     def decode_all():
       images, labels = np.empty((len(self), *shape), np.uint8), np.empty(len(self), np.int32)
-      for place, example in enumerate(_each(self._examples, reading)):
-        images[place], labels[place] = image_of(example), example["label"]
+      both = lambda example: (image_of(example), label_of(example))
+      for place, pair in enumerate(self._each(self._examples, both, reading)):
+        images[place], labels[place] = pair
       return {"images": images, "labels": labels}
 
-    info = self._builder.info
-    files = [pathlib.Path(file) for file in info.splits[self._split].filepaths]
-    keep = lambda what, make: cached(
-      reading.cache_dir, f"{info.full_name} {self._split} {what}", files, make
+    name = f"{self._builder.info.full_name} {self._split}"
+    keep = lambda what, names, make: cached(
+      reading.cache_dir, f"{name} {what}", self._files, names, make
     )
     if not stream:
-      arrays = keep("x".join(map(str, shape)), decode_all)
+      arrays = keep("x".join(map(str, shape)), ("images", "labels"), decode_all)
       return Split(arrays["images"], arrays["labels"])
-    read = lambda id_: image_of(self._examples[id_])
-    images = StreamedImages(read, np.arange(len(self)), shape, reading.read_threads)
-    return Split(images, keep("labels", labels_alone)["labels"])
+    labels = keep("labels", ["labels"], labels_alone)["labels"]
+    read = lambda id_: self._one(self._examples, id_, image_of)
+    read(0)  # so that a shape which no image has is found before anything is made in it
+    return Split(StreamedImages(read, np.arange(len(self)), shape, reading.read_threads), labels)
 
+  def _each(self, examples, of, reading: Reading):
+    """of(example) of all examples. TFDS is twice as fast when asked for many at once."""
+    for begin in range(0, len(examples), _CHUNK):
+      places = range(begin, min(begin + _CHUNK, len(examples)))
+      try:
+        found = [of(example) for example in examples.__getitems__(places)]
+      except Exception:  # one after the other they tell which it was
+        found = [self._one(examples, place, of) for place in places]
+      yield from found
+      reading.progress(places.stop, len(examples))
 
-def _each(examples, reading: Reading):
-  """All examples in order. TFDS is twice as fast when asked for many at once."""
-  for begin in range(0, len(examples), _CHUNK):
-    end = min(begin + _CHUNK, len(examples))
-    yield from examples.__getitems__(range(begin, end))
-    reading.progress(end, len(examples))
+  def _one(self, examples, place: int, of):
+    with named(f"{self._split} example {place}"):
+      return of(examples[place])

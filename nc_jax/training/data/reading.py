@@ -1,19 +1,23 @@
 """How images come from disk into arrays; none of it changes what an example is."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import logging
+import math
 import pathlib
-import zipfile
-import zlib
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from nc_jax import npz
 from nc_jax.errors import UserError
 from nc_jax.files import replacing
+
+_LONGEST_NAME = 50  # letters in a cache's file name; a file system allows 255 bytes
 
 _log = logging.getLogger("nc_jax")
 
@@ -39,13 +43,39 @@ class Reading:
 
   def holds(self, examples: int, shape: tuple[int, ...]) -> bool:
     """Whether so many images of this shape fit the memory budget."""
-    return examples * np.prod(shape, dtype=np.int64) <= self.memory_budget_mib * 2**20
+    return examples * math.prod(shape) <= self.memory_budget_mib * 2**20
+
+
+class Unreadable(ValueError):
+  """An example, or a file of examples, that cannot be read; says which, and why."""
+
+
+@contextlib.contextmanager
+def named(example: str):
+  """Whatever the reader of a file format raises becomes one line that names the example."""
+  try:
+    yield
+  except Exception as error:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise Unreadable(f"{example}: {reason}") from error
+
+
+def expanded(path: str) -> pathlib.Path:
+  """A path as a config says it, perhaps with ~ for the home folder."""
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise UserError(f"{path!r}: {error}") from error
 
 
 def cached(
-  directory: str | None, name: str, files: Sequence[pathlib.Path], make: Callable[[], dict]
+  directory: str | None,
+  name: str,
+  files: Sequence[pathlib.Path],
+  names: Sequence[str],
+  make: Callable[[], dict],
 ) -> dict[str, np.ndarray]:
-  """The arrays of `make()`, kept in `directory` and read from there as long as it holds.
+  """The arrays `names` of `make()`, kept in `directory` and read from there as long as it holds.
 
   A cache belongs to a name and to the names, sizes and times of change of the source files. It
   takes its place whole or not at all; one that cannot be read is named and made again.
@@ -54,15 +84,13 @@ def cached(
     return make()
   stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
   key = hashlib.sha256(json.dumps([name, stats]).encode()).hexdigest()[:16]
-  folder = pathlib.Path(directory).expanduser()
-  path = folder / f"{name.replace('/', '-').replace(' ', '-')}-{key}.npz"
+  folder = expanded(directory)
+  path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)[-_LONGEST_NAME:]}-{key}.npz"
   try:
-    with np.load(path) as file:  # each array has a checksum
-      return dict(file)
-  except FileNotFoundError:
-    pass
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-    _log.warning("The cache %s is damaged and is made again: %s.", path, error)
+    if path.exists():
+      return npz.load(path, names)
+  except (UserError, OSError) as error:
+    _log.warning("The cache %s is damaged and is made again: %s", path, error)
   arrays = make()
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +114,15 @@ def decode(encoded: bytes | pathlib.Path, channels: int) -> np.ndarray:
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
   """[H, W] or [H, W, 1] as [H, W, C]: a grey image among coloured ones is grey in each channel."""
   image = image if image.ndim == 3 else image[..., None]
-  return image if image.shape[-1] == channels else np.repeat(image[..., :1], channels, -1)
+  return np.repeat(image, channels, -1) if image.shape[-1] == 1 else image
+
+
+def check_image(image: np.ndarray, shape: tuple[int, ...]):
+  """Raises ValueError unless the image has bytes and this shape: others would be broadcast."""
+  if image.dtype != np.uint8 or image.shape != tuple(shape):
+    raise ValueError(
+      f"its image is {image.dtype} {list(image.shape)} where uint8 {list(shape)} was expected"
+    )
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:

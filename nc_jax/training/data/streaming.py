@@ -66,7 +66,10 @@ class StreamedImages:
 
   def _read_or_name(self, id_: np.int64) -> np.ndarray:
     try:
-      return self._read(int(id_))
+      image = self._read(int(id_))
+      if image.shape != self.shape[1:]:  # another one would be broadcast
+        raise ValueError(f"it is {list(image.shape)} where {list(self.shape[1:])} was expected")
+      return image
     except Exception as error:  # whatever the reader of a file format raises
       reason = (str(error).strip() or type(error).__name__).splitlines()[0]
       raise RunError(f"Image {id_} could not be read: {reason}") from error

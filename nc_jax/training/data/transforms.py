@@ -73,6 +73,8 @@ def transform(dataset: Dataset, changes: Changes, seed: int) -> Dataset:
     raise UserError(
       f"config.data: class {empty[0]} ({dataset.class_names[empty[0]]}) has no train example."
     )
+  if not len(test):
+    raise UserError("config.data: no test example is left.")
   dataset = dataclasses.replace(dataset, train=train, test=test)
   if changes.label_map is not None:
     dataset = coarsen(dataset, changes.label_map)

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from nc_jax.errors import UserError
+from nc_jax.training import data
 from nc_jax.training.data.files import arrays, folder
 from nc_jax.training.data.reading import Reading
 
@@ -78,8 +79,8 @@ def test_folders_without_the_images_are_refused(tmp_path, files, line):
 def test_a_broken_image_is_named(tmp_path):
   write(tmp_path, {"train/a/1.png": picture(1), "test/a/1.png": picture(1)})
   (tmp_path / "train/a/2.png").write_bytes(b"not a png")
-  with pytest.raises(UserError, match="2.png is not a readable image"):
-    folder(dir=str(tmp_path), reading=Reading())
+  with pytest.raises(UserError, match="config.data.dir: .*2.png: cannot identify image file"):
+    data.load("folder", seed=0, dir=str(tmp_path))
 
 
 def archive(path, **changes):
@@ -103,11 +104,15 @@ def test_arrays_are_read_from_an_npz_file(tmp_path):
   [
     ({"test_labels": None}, "has no array test_labels"),
     ({"train_images": np.zeros((3, 4, 2))}, r"must be uint8 .* got float64 \[3, 4, 2\]"),
-    ({"train_labels": [0, 1]}, r"train_labels must be 3 integers >= 0; got int64 \[2\]"),
-    ({"train_labels": [0, -1, 1]}, "train_labels must be 3 integers >= 0"),
+    ({"train_labels": [0, 1]}, r"train_labels must be 3 integers; got int64 \[2\]"),
+    ({"train_labels": [0, -1, 1]}, r"train_labels must .* K <= 3 train examples; got -1 in row 1"),
     ({"train_labels": [0.0, 1.0, 2.0]}, "got float64"),
     ({"test_images": np.zeros((1, 2, 4), np.uint8)}, r"train are \(4, 2, 1\) and of test"),
-    ({"train_labels": np.array([0, None, 1], object)}, "is not a readable .npz file"),
+    ({"train_labels": np.array([0, None, 1], object)}, "holds pickled objects, not numbers"),
+    ({"test_labels": [3]}, r"test_labels must lie in .*; got 3 in row 0"),
+    ({"train_labels": np.array([0, 1, 2**32], "u8")}, "got 4294967296 in row 2"),
+    ({"test_images": np.zeros((0, 4, 2), np.uint8), "test_labels": []}, "test_images must be"),
+    ({"train_labels": np.arange(3).astype("m8[s]")}, "must be 3 integers; got timedelta64"),
   ],
 )
 def test_other_arrays_are_refused(tmp_path, changes, line):
@@ -117,12 +122,12 @@ def test_other_arrays_are_refused(tmp_path, changes, line):
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path):
   (tmp_path / "set.npz").write_bytes(b"PK nonsense")
-  with pytest.raises(UserError, match="set.npz' is not a readable .npz file"):
+  with pytest.raises(UserError, match="set.npz cannot be read, is it damaged"):
     arrays(dir=str(tmp_path / "set.npz"))
-  with pytest.raises(UserError, match="is not a readable .npz file"):
+  with pytest.raises(UserError, match="config.data.dir: there is no file .*absent.npz"):
     arrays(dir=str(tmp_path / "absent.npz"))
   np.save(tmp_path / "one.npy", np.zeros(3))
-  with pytest.raises(UserError, match="is not a readable .npz file"):
+  with pytest.raises(UserError, match="one.npy cannot be read, is it damaged"):
     arrays(dir=str(tmp_path / "one.npy"))
 
 

@@ -16,9 +16,12 @@ def cache(tmp_path):
 
   def make():
     made.append(1)
-    return {"images": np.arange(60, dtype=np.uint8).reshape(5, 4, 3), "labels": np.arange(5)}
+    images = np.arange(60_000).astype(np.uint8).reshape(5, 40, 300)
+    return {"images": images, "labels": np.arange(5)}
 
-  get = lambda name="set train": cached(str(tmp_path / "cache"), name, [source], make)
+  get = lambda name="set train": cached(
+    str(tmp_path / "cache"), name, [source], ["images", "labels"], make
+  )
   return get, made, source
 
 
@@ -41,14 +44,22 @@ def test_arrays_are_made_once_per_name_and_state_of_the_source(cache, tmp_path):
   assert len(made) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "shorter", "renamed"])
 def test_a_damaged_cache_is_named_and_made_again(cache, tmp_path, caplog, damage):
   get, made, _ = cache
   get()
   path = only(tmp_path / "cache")
-  content = bytearray(path.read_bytes())
-  content[200] ^= 1  # within the images
-  path.write_bytes({"cut": content[:100], "flipped": content, "empty": b""}[damage])
+  content = path.read_bytes()
+  flipped = content[:200] + bytes([content[200] ^ 1]) + content[201:]  # within the images
+  damaged = {
+    "cut": content[:100],
+    "flipped": flipped,
+    "empty": b"",
+    "shorter": content.replace(b"(5, 40, 300)", b"(3, 40, 300)"),  # np.load would believe it
+    "renamed": content.replace(b"labels", b"lebals"),
+  }
+  assert damaged[damage] != content
+  path.write_bytes(damaged[damage])
   with caplog.at_level(logging.WARNING, "nc_jax"):
     np.testing.assert_array_equal(get()["labels"], np.arange(5))
   assert len(made) == 2
@@ -58,19 +69,27 @@ def test_a_damaged_cache_is_named_and_made_again(cache, tmp_path, caplog, damage
   assert len(made) == 2 and only(tmp_path / "cache") == path
 
 
+def test_a_name_of_any_length_and_letters_is_a_file_in_the_folder(cache, tmp_path):
+  get, _, _ = cache
+  for name in ("../" * 30 + "x", "a" * 1000, "ü\n\0" * 200, "/"):
+    get(name)
+    assert only(tmp_path / "cache").name.endswith(".npz")
+    only(tmp_path / "cache").unlink()
+
+
 def test_nothing_is_left_of_arrays_that_could_not_be_made(tmp_path):
   def fail():
     raise RuntimeError("no")
 
   with pytest.raises(RuntimeError):
-    cached(str(tmp_path / "cache"), "set", [], fail)
+    cached(str(tmp_path / "cache"), "set", [], [], fail)
   assert not (tmp_path / "cache").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="config.data.cache_dir = .*file/cache' cannot be written"):
-    cached(str(tmp_path / "file" / "cache"), "set", [], lambda: {"x": np.zeros(1)})
+    cached(str(tmp_path / "file" / "cache"), "set", [], ["x"], lambda: {"x": np.zeros(1)})
 
 
 def test_fit_crops_the_middle_and_keeps_what_fits():
