@@ -10,9 +10,15 @@ Learning rates: 0.0679 for ResNet-18 with cross-entropy and 0.0184 with squared 
 published tuned values for CIFAR-10. For everything else no tuned value is known to us: the same two
 are used; tune them with `python -m nc_jax.sweep`, as the field does on 25 values in [1e-4, 0.25].
 
-For an accelerator, and not run by us. To expect, by count: 350 epochs of ResNet-18 on 50,000
-images are 6 x 10^16 floating-point operations (0.56 x 10^9 multiplications an image forward, three
-times that in a step), an hour and a half on a device that does 12 TFLOP/s of them.
+For an accelerator, and not run by us. To expect, by count: hours of one run on a device that does
+10 TFLOP/s of it, as one of an A100 or a TPU v4 may; measure yours by `python -m nc_jax.benchmark
+train --config=configs/paper.py:VARIANT`. Observations add a tenth.
+
+              GFLOP a train image   hours: MNIST  Fashion  CIFAR-10, -100  SVHN  STL-10
+  resnet18            3.33                  1.4      1.6        1.6         1.5    0.2
+  vgg11               0.92                  0.5      0.5        0.4         0.4    0.1
+  vgg13               1.37                  0.7      0.8        0.7         0.6    0.1
+  densenet40          1.59                  0.6      0.7        0.8         0.7    0.1
 
 Variants: DATASET,NETWORK,LOSS
   datasets   mnist fashion_mnist cifar10 cifar100 svhn_cropped stl10
@@ -38,6 +44,8 @@ def get_config(variant: str = "cifar10,resnet18,cross_entropy"):
   config.data.batch_size = 128
   if dataset == "stl10":
     config.data.image_size = 32  # 96 pixels are nine times the work
+  elif dataset.endswith("mnist") and network.startswith("vgg"):
+    config.data.image_size = 32  # its five halvings leave nothing of 28 pixels
 
   config.model.name = network
 

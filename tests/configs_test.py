@@ -1,6 +1,10 @@
+import itertools
+
 import pytest
 
+from configs import paper
 from nc_jax import settings
+from nc_jax.training import models
 from tests.configs import ROOT, load
 
 ALL = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -40,5 +44,11 @@ def test_the_paper_s_grid():
     config = settings.resolve(load("paper", variant))
     assert ",".join((config.data.name, config.model.name, config.loss.name)) == variant
     assert (config.optim.total_epochs, config.optim.weight_decay) == (350, 5e-4)
+  sides = {"mnist": 28, "fashion_mnist": 28}
+  for dataset, network in itertools.product(paper.DATASETS, paper.NETWORKS):
+    config = settings.resolve(load("paper", f"{dataset},{network},cross_entropy"))
+    side = config.data.image_size or sides.get(dataset, 32)
+    body = models.build(network, image_shape=(side, side, 3))  # else the image is too small for it
+    assert body.least_side() <= side
   with pytest.raises(ValueError, match="unknown 'resnet19' in"):
     load("paper", "mnist,resnet19,cross_entropy")
