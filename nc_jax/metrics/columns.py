@@ -13,7 +13,7 @@ from nc_jax.metrics import inputs, sharding
 from nc_jax.metrics.products import HIGHEST
 
 WHOLE_BYTES = 2**30  # moments that take more are split by `report`, if it is given devices
-GATHER_BYTES = 2**30  # no array above this is gathered onto one device to be decomposed
+GATHER_BYTES = 2**29  # no array above this is gathered onto one device, to be decomposed
 CHUNK_BYTES = 2**27  # of a chunk of examples, which every device sees whole
 
 
@@ -37,12 +37,12 @@ class Columns:
 
   @property
   def wide(self) -> PartitionSpec:
-    """How [K, D] and [N, D] arrays lie."""
+    """How [K, D] arrays lie, and examples that are split by columns."""
     return PartitionSpec(None, self.axes)
 
   @property
   def rows(self) -> PartitionSpec:
-    """How [D, D] and [D] arrays lie, and examples that are spread by rows."""
+    """How [D] and [D, D] arrays lie, and examples that are spread by rows."""
     return PartitionSpec(self.axes)
 
   def check(self, dim: int) -> "Columns":
@@ -57,18 +57,14 @@ class Columns:
       )
     return self
 
+  def shardings(self) -> tuple[NamedSharding, NamedSharding, NamedSharding]:
+    """Of what is whole on every device, of [K, D] arrays, and of [D, D] arrays."""
+    return tuple(NamedSharding(self.mesh, p) for p in (PartitionSpec(), self.wide, self.rows))
+
   def put(self, array, spec: PartitionSpec, dtype=None) -> Array:
     """`array` on the devices; from NumPy each is sent its own part alone."""
-    if dtype is not None and array.dtype != dtype:
-      array = array.astype(dtype)
+    array = array if dtype in (None, array.dtype) else array.astype(dtype)
     return jax.device_put(array, NamedSharding(self.mesh, spec))
-
-  def zeros(self, shape: tuple[int, ...], dtype, spec: PartitionSpec) -> Array:
-    return jnp.zeros(shape, dtype, device=NamedSharding(self.mesh, spec))
-
-  def lie(self, ndim: int) -> PartitionSpec:
-    """How [K] or [K, D] arrays lie."""
-    return self.wide if ndim == 2 else PartitionSpec()
 
   def examples(self, by_rows: bool) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec]:
     """How features, labels and mask of a pass lie."""
@@ -90,15 +86,11 @@ class Columns:
     )
 
   def keep(self, moments):
-    """The same moments; inside jit, with the compiler told how they lie."""
-
-    def constrain(spec, x):
-      return lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
-
-    return jax.tree.map(constrain, self.specs(moments), moments)
+    """The same moments, in their places; inside jit."""
+    return jax.tree.map(self.lay, moments, self.specs(moments))
 
   def map(self, function: Callable, in_specs, out_specs) -> Callable:
-    """`function` on every device, of what that device holds; it may use what follows."""
+    """`function` on every device, of what that one holds."""
     return jax.shard_map(
       function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
@@ -132,9 +124,7 @@ class Columns:
     return [features, *(lax.all_gather(x, self.axes, tiled=True) for x in others)]
 
   def scan(self, step, state, features, labels, mask, skip, by_rows: bool):
-    """`sharding.scan_chunks` of this device's columns, or rows, of the examples; every chunk that
-    `step` sees is of its columns."""
-
+    """`sharding.scan_chunks` of examples that lie by columns or by rows; `step` sees columns."""
     if features.shape[0] == 0:
       return state
     rows, inner = self.rows_of_chunk(features, by_rows), step
@@ -143,7 +133,7 @@ class Columns:
     return sharding.scan_chunks(step, state, features, labels, mask, skip, rows)
 
   def rows_of_chunk(self, features: Array, by_rows: bool) -> int:
-    """Rows that a device reads of `features` at a time, all columns of its own or its columns."""
+    """Rows of `features` that a device reads at a time."""
     if by_rows:
       return -(-self.chunk_rows(features.shape[1]) // self.mesh.size)
     return self.chunk_rows(features.shape[1] * self.mesh.size)
@@ -210,9 +200,13 @@ class Columns:
 
     return self.map(local, (self.wide,), PartitionSpec())(rows)
 
+  def lay(self, x: Array, spec: PartitionSpec) -> Array:
+    """The same array, spread as `spec` says; inside jit."""
+    return lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
   def gather(self, x: Array) -> Array:
     """The same array, whole on every device; inside jit."""
-    return lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec()))
+    return self.lay(x, PartitionSpec())
 
   def by_classes(self, rows: Array) -> Array:
     """[K', D] whole rows, split by classes; zeros fill up to an equal number for each device."""

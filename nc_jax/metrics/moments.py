@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from nc_jax.metrics import inputs
 from nc_jax.metrics.columns import Columns, decomposable
@@ -72,19 +72,14 @@ class ClassMoments:
         "WIDE.md); pass scatter=False"
       )
 
-    def zeros(shape, dtype, spec):
-      return jnp.zeros(shape, dtype) if columns is None else columns.zeros(shape, dtype, spec)
-
-    means, square, whole = PartitionSpec(), PartitionSpec(), PartitionSpec()
-    if columns is not None:
-      means, square = columns.wide, columns.rows
+    whole, wide, rows = (None,) * 3 if columns is None else columns.shardings()
     return cls(
-      count=zeros(num_classes, jnp.int32, whole),
-      reference=zeros((num_classes, dim), dtype, means),
-      mean=zeros((num_classes, dim), dtype, means),
-      spread=zeros(num_classes, dtype, whole),
-      scatter=zeros((dim, dim), dtype, square) if scatter else None,
-      dropped=zeros((), jnp.int32, whole),
+      count=jnp.zeros(num_classes, jnp.int32, device=whole),
+      reference=jnp.zeros((num_classes, dim), dtype, device=wide),
+      mean=jnp.zeros((num_classes, dim), dtype, device=wide),
+      spread=jnp.zeros(num_classes, dtype, device=whole),
+      scatter=jnp.zeros((dim, dim), dtype, device=rows) if scatter else None,
+      dropped=jnp.zeros((), jnp.int32, device=whole),
       columns=columns,
     )
 
@@ -211,8 +206,9 @@ class Head:
     if bias is not None and bias.shape != (num_classes,):
       raise ValueError(f"bias must have shape [K] = [{num_classes}]; got {list(bias.shape)}")
     dtype = inputs.float_dtype()
-    weight = as_means(weight, dtype, columns)
-    return Head(weight, None if bias is None else jnp.asarray(bias, dtype))
+    return Head(
+      as_means(weight, dtype, columns), None if bias is None else jnp.asarray(bias, dtype)
+    )
 
 
 def as_means(rows, dtype, columns: Columns | None) -> Array:

@@ -98,10 +98,9 @@ def sweep(
 
 def _over_devices(run, left, right, pairs, mesh: Mesh | Columns):
   """The tiles dealt out like cards; each device sums its own, then all agree."""
-  lie = lambda tree: jax.tree.map(lambda x: PartitionSpec(), tree)
+  whole = wide = PartitionSpec()
   if isinstance(mesh, Columns):
-    columns, mesh = mesh, mesh.mesh
-    lie = lambda tree: jax.tree.map(lambda x: columns.lie(x.ndim), tree)
+    mesh, wide = mesh.mesh, mesh.wide
   axes = tuple(mesh.axis_names)
   rounds = -(-len(pairs) // mesh.size)
   dealt = np.zeros((rounds * mesh.size, 2), np.int32)
@@ -120,14 +119,9 @@ def _over_devices(run, left, right, pairs, mesh: Mesh | Columns):
 
     return {name: agree(part) for name, part in own.items()}
 
-  whole, rows = PartitionSpec(), PartitionSpec(axes)
-  mapped = jax.shard_map(
-    local,
-    mesh=mesh,
-    in_specs=(lie(left), lie(right), rows, rows),
-    out_specs=whole,
-    check_vma=False,
-  )
+  trees = [jax.tree.map(lambda x: wide if x.ndim == 2 else whole, tree) for tree in (left, right)]
+  specs = (*trees, PartitionSpec(axes), PartitionSpec(axes))
+  mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
   return mapped(left, right, jnp.asarray(dealt[order]), jnp.asarray(weights[order]))
 
 

@@ -34,7 +34,7 @@ def singular_values(moments: ClassMoments) -> Array:
   elif moments.num_classes > moments.dim:
     between = jnp.linalg.qr(between, mode="r")
   stacked = jnp.concatenate([between, within])
-  return jnp.linalg.svd(stacked, compute_uv=False)
+  return jnp.linalg.svd(stacked, full_matrices=False, compute_uv=False)
 
 
 def effective_rank(values: Array) -> Array:

@@ -175,9 +175,12 @@ def whitener(
 
       tr(Σ_W Σ_B⁺) = (1/N) Σ_i ‖Qᵀ (h_i − μ_{y_i})‖²        no [D, D] array at all
 
-  R = min(K, D); directions beyond the numerical rank are zero columns.
+  R = min(K, D); directions beyond the numerical rank are zero columns. Of split moments it is
+  split too, by rows.
   """
-  return between_.spectrum(*_weighted_means(moments, global_mean, between)).whitener
+  projection = between_.spectrum(*_weighted_means(moments, global_mean, between)).whitener
+  columns = moments.columns
+  return projection if columns is None else columns.lay(projection, columns.rows)
 
 
 @jax.jit(static_argnames="within")
