@@ -1,4 +1,4 @@
-"""Class moments split by columns over four devices: the numbers of whole ones, and nothing whole."""
+"""Moments split by columns over four devices: the numbers of whole ones, and nothing whole."""
 
 import dataclasses
 import re
