@@ -322,9 +322,7 @@ def _relabel(moments: ClassMoments, label_map: Array, num_classes: int) -> Class
     scatter = scatter + _gram(jnp.sqrt(n) * away, moments.columns)
   spread = fold(moments.spread + n[:, 0] * jnp.sum(away**2, axis=1))
   columns = moments.columns
-  return _keep(
-    ClassMoments(count, reference, mean, spread, scatter, moments.dropped, columns)
-  )
+  return _keep(ClassMoments(count, reference, mean, spread, scatter, moments.dropped, columns))
 
 
 def _gram(rows: Array, columns: Columns | None) -> Array:
