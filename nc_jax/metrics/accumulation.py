@@ -23,7 +23,8 @@ def accumulate(
   Any batch size: large batches run in chunks inside one compiled call, and only the rows of
   the classes in a chunk are touched. Features in NumPy go to the device slice by slice, so they
   may be larger than its memory. Features that a NamedSharding splits by examples stay where they
-  are: each device folds its own, and the moments are communicated once.
+  are: each device folds its own, and the moments are communicated once. Into moments that are
+  split by columns, the examples travel instead, chunk by chunk.
 
   Args:
     moments: what has been seen so far.
@@ -46,15 +47,19 @@ def accumulate(
   features, labels, mask = inputs.check_examples(
     features, labels, mask, moments.num_classes, moments.dim
   )
-  split = sharding.split_of(features)
-  if split is not None:
-    return _accumulate_sharded(moments, features, labels, mask, *split, adopt)
-  if inputs.is_traced(moments, features, labels, mask):
-    return _accumulate(moments, features, labels, mask, 0, adopt=adopt)
-  fold = functools.partial(_accumulate, adopt=adopt)
-  first = functools.partial(_accumulate_donated, adopt=adopt) if donate else fold
+  columns, examples, options = moments.columns, (features, labels, mask), {"adopt": adopt}
+  place, kernels = jax.device_put, (_accumulate, _accumulate_donated)
+  if columns is not None:
+    examples, options["by_rows"] = columns.arrange(*examples)
+    place, kernels = columns.place, (_accumulate_split, _accumulate_split_donated)
+  elif (split := sharding.split_of(features)) is not None:
+    return _accumulate_sharded(moments, *examples, *split, adopt)
+  fold, donated = (functools.partial(kernel, **options) for kernel in kernels)
+  if inputs.is_traced(moments, examples):
+    return fold(moments, *examples, 0)
   least = max(4 * moments.dim, moments.num_classes)
-  return sharding.fold_slices((first, fold), moments, (features, labels, mask), least)
+  first = donated if donate else fold
+  return sharding.fold_slices((first, fold), moments, examples, least, place)
 
 
 def within_covariance(
@@ -76,36 +81,56 @@ def within_covariance(
   features, labels, mask = inputs.check_examples(
     features, labels, mask, moments.num_classes, moments.dim
   )
-  split = sharding.split_of(features)
-  if split is not None or inputs.is_traced(features, labels, moments, mask):
-    return _covariance(features, labels, mask, 0, moments, within, split)
-  parts = sharding.host_slices((features, labels, mask), 4 * moments.dim)
-  return sum(_covariance(*part, skip, moments, within, None) for part, skip in parts)
+  columns, examples, place = moments.columns, (features, labels, mask), jax.device_put
+  if columns is not None:
+    examples, split = columns.arrange(*examples)
+    place = columns.place
+  else:
+    split = sharding.split_of(features)
+  if split or inputs.is_traced(examples, moments):
+    return _covariance(*examples, 0, moments, within, split)
+  parts = sharding.host_slices(examples, 4 * moments.dim, place)
+  return sum(_covariance(*part, skip, moments, within, split) for part, skip in parts)
 
 
 @jax.jit(static_argnums=(5, 6))
 def _covariance(features, labels, mask, skip, moments, within, split) -> Array:
-  dtype = moments.mean.dtype
+  """`split`: mesh and axes of the examples; for split moments, whether these lie by rows."""
+  dtype, columns = moments.mean.dtype, moments.columns
   count = jnp.maximum(moments.count, 1).astype(dtype)
   if within == "classes":
     weights = 1 / (count * jnp.sum(moments.count > 0))
   else:
     weights = jnp.ones_like(count) / jnp.sum(moments.count)
 
-  def step(blocks, chunk):
+  def rows_of(chunk, moments):
     h, y, keep = chunk
     keep &= (y >= 0) & (y < moments.num_classes)
     y = jnp.where(keep, y, 0)
     away = (h.astype(dtype) - moments.reference[y]) - moments.mean[y]
-    rows = jnp.where(keep[:, None], jnp.sqrt(weights)[y][:, None] * away, 0)
-    return tuple(a + b for a, b in zip(blocks, gram_blocks(rows), strict=True)), None
+    return jnp.where(keep[:, None], jnp.sqrt(weights)[y][:, None] * away, 0)
 
   def local(features, labels, mask):
+    def step(blocks, chunk):
+      more = gram_blocks(rows_of(chunk, moments))
+      return tuple(a + b for a, b in zip(blocks, more, strict=True)), None
+
     blocks = split_blocks(jnp.zeros((moments.dim, moments.dim), dtype))
     if features.shape[0] > 0:
       blocks = sharding.scan_chunks(step, blocks, features, labels, mask, skip)
     return join_blocks(blocks)
 
+  def local_columns(features, labels, mask, moments):
+    def step(total, chunk):
+      return total + columns.product(rows_of(chunk, moments)), None
+
+    width = moments.dim  # of this device
+    total = jnp.zeros((width, width * columns.mesh.size), dtype)
+    return columns.scan(step, total, features, labels, mask, skip, split)
+
+  if columns is not None:
+    specs = (*columns.examples(split), columns.specs(moments))
+    return columns.map(local_columns, specs, columns.rows)(features, labels, mask, moments)
   if split is None:
     return local(features, labels, mask)
   mesh, axes = split
@@ -120,9 +145,9 @@ def _covariance(features, labels, mask, skip, moments, within, split) -> Array:
 
 
 def _fold(
-  moments: ClassMoments, features: Array, labels: Array, mask, skip: int, adopt
+  moments: ClassMoments, features: Array, labels: Array, mask, skip: int, adopt, by_rows=False
 ) -> ClassMoments:
-  """`adopt` is True, False, or [K] bool."""
+  """`adopt` is True, False, or [K] bool. Of split moments, what one device holds."""
   if features.shape[0] == 0:
     return moments
   adopt = jnp.broadcast_to(adopt, moments.count.shape)
@@ -133,6 +158,8 @@ def _fold(
       h = jnp.where(keep[:, None], h, 0)
     return _fold_chunk(state, h.astype(moments.mean.dtype), y, keep, adopt), None
 
+  if moments.columns is not None:
+    return moments.columns.scan(step, moments, features, labels, mask, skip, by_rows)
   blocks = None if moments.scatter is None else split_blocks(moments.scatter)
   state = dataclasses.replace(moments, scatter=blocks)
   state = sharding.scan_chunks(step, state, features, labels, mask, skip)
@@ -141,6 +168,21 @@ def _fold(
 
 _accumulate = jax.jit(_fold, static_argnames="adopt")
 _accumulate_donated = jax.jit(_fold, static_argnames="adopt", donate_argnums=0)
+
+
+def _fold_split(
+  moments: ClassMoments, features: Array, labels: Array, mask, skip: int, adopt, by_rows
+) -> ClassMoments:
+  columns = moments.columns
+  local = functools.partial(_fold, adopt=adopt, by_rows=by_rows)
+  specs = columns.specs(moments)
+  in_specs = (specs, *columns.examples(by_rows), PartitionSpec())
+  return columns.map(local, in_specs, specs)(moments, features, labels, mask, skip)
+
+
+_OPTIONS = ("adopt", "by_rows")
+_accumulate_split = jax.jit(_fold_split, static_argnames=_OPTIONS)
+_accumulate_split_donated = jax.jit(_fold_split, static_argnames=_OPTIONS, donate_argnums=0)
 
 
 @jax.jit(static_argnums=(4, 5, 6))
@@ -171,7 +213,8 @@ class _Classes(NamedTuple):
 def _fold_chunk(
   state: ClassMoments, features: Array, labels: Array, mask: Array, adopt: Array
 ) -> ClassMoments:
-  """One chunk into the state, whose scatter is kept as upper block rows.
+  """One chunk into the state, whose scatter is kept as upper block rows; or, of split moments,
+  one device's columns of a chunk into its part of them.
 
   Chan's merge adds w δδᵀ per class to the scatter. Here the rows of each class are instead
   centred on a point between the chunk's mean m_b and the running mean m_a, δ = m_b − m_a,
@@ -180,7 +223,7 @@ def _fold_chunk(
 
   so that one product zᵀz carries both terms, whatever the number of classes.
   """
-  num_classes, size = state.count.shape[0], features.shape[0]
+  num_classes, size, columns = state.count.shape[0], features.shape[0], state.columns
   inside = (labels >= 0) & (labels < num_classes)
   keep = mask & inside
   seen = _Classes(state.count, state.reference, state.mean, state.spread, adopt)
@@ -211,10 +254,15 @@ def _fold_chunk(
   z = x - of_class(mean_b - jnp.sqrt(n_a / n)[:, None] * delta)
   if state.scatter is None:
     squares, scatter = squared_norms(z), None
+  elif columns is not None:
+    z = jnp.where(keep[:, None], z, 0)
+    squares, scatter = squared_norms(z), state.scatter + columns.product(z)
   else:
     # A conditional reads z from memory; fused, every column block would compute it again.
     z = jnp.where(keep[:, None], z, 0)
     scatter, squares = lax.cond(jnp.any(keep), _add_products, _add_nothing, state.scatter, z)
+  if columns is not None:
+    squares = columns.total(squares)
   now = (n_a + n_b, reference, seen.mean + (n_b / n)[:, None] * delta, seen.spread + total(squares))
   if slots < num_classes:
     old = (state.count, state.reference, state.mean, state.spread)
@@ -222,7 +270,7 @@ def _fold_chunk(
       x.at[rows].set(y, mode="drop", unique_indices=True) for x, y in zip(old, now, strict=True)
     ]
   dropped = state.dropped + jnp.sum(mask & ~inside, dtype=jnp.int32)
-  return ClassMoments(*now, scatter, dropped)
+  return ClassMoments(*now, scatter, dropped, columns)
 
 
 def _add_products(scatter: tuple[Array, ...], z: Array) -> tuple[tuple[Array, ...], Array]:

@@ -1,10 +1,14 @@
 """Balls about the class means in which both decisions are certain, so that no score is needed."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import PartitionSpec
 
 from nc_jax.metrics.centring import centre, logits_at_centre
+from nc_jax.metrics.columns import Columns
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST
 from nc_jax.metrics.sharding import chunk_rows
@@ -29,29 +33,53 @@ def radii(moments: ClassMoments, head: Head | None) -> Array:
   an empty class. Near collapse nearly every example lies in the ball of its class.
   """
   centred = centre(moments)
-  means, present = centred.means, centred.present
-  num_classes = means.shape[0]
-  square = jnp.sum(means**2, axis=1)
+  means, present, columns = centred.means, centred.present, moments.columns
+  weight = bias = slope = None
   if head is not None:
-    bias = logits_at_centre(centred, head)
-    about = head.weight - jnp.mean(head.weight, axis=0)
+    weight, bias = head.weight, logits_at_centre(centred, head)
+    about = weight - jnp.mean(weight, axis=0)
     length = jnp.sqrt(jnp.sum(about**2, axis=1))
     slope = length + jnp.max(length)  # at least every ‖w_k − w_j‖
-  width = min(_TILE, num_classes)
+  of_class = (jnp.sum(means**2, axis=1), present, bias, slope)
+  if columns is None:
+    return _radii(means, of_class, means, weight)
+  by_classes = lambda rows: None if rows is None else columns.by_classes(rows)
+  local = columns.map(
+    functools.partial(_radii, columns=columns),
+    (columns.wide, PartitionSpec(), columns.rows, columns.rows),
+    PartitionSpec(),
+  )
+  return local(means, of_class, by_classes(means), by_classes(weight))
+
+
+def _radii(means, of_class, rivals, weight, columns: Columns | None = None) -> Array:
+  """The radii, tile by tile of class means [K, D] against all rivals [K, D]; of split moments,
+  against the rivals that one device has whole, and then among devices."""
+  square, present, bias, slope = of_class
+  num_classes, width = len(square), min(_TILE, len(square))
+  index = jnp.arange(len(rivals))
+  if columns is not None:
+    index += columns.index() * len(rivals)
+  exists = index < num_classes
+  rival = lambda x, fill: x.at[index].get(mode="fill", fill_value=fill)
+  least, most, total = (
+    (lambda x: x,) * 3 if columns is None else (columns.least, columns.most, columns.total)
+  )
 
   def of_tile(start):
     own = start + jnp.arange(width)
     cut = lambda x: lax.dynamic_slice_in_dim(x, start, width)
-    other = own[:, None] != jnp.arange(num_classes)
-    dots = jnp.matmul(cut(means), means.T, precision=HIGHEST)
-    apart = cut(square)[:, None] + square - 2 * dots - _SLACK * jnp.max(square)
-    apart = jnp.min(jnp.where(other & present, apart, jnp.inf), axis=1)
-    radius = jnp.sqrt(jnp.maximum(apart, 0)) / 2
-    if head is not None:
-      scores = jnp.matmul(cut(means), head.weight.T, precision=HIGHEST) + bias
-      rival = jnp.max(jnp.where(other, scores, -jnp.inf), axis=1)
-      margin = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0] - rival
-      margin -= _SLACK * jnp.max(jnp.abs(scores), axis=1)
+    tile = cut(means) if columns is None else columns.whole(cut(means))
+    other = (own[:, None] != index) & exists
+    dots = jnp.matmul(tile, rivals.T, precision=HIGHEST)
+    apart = cut(square)[:, None] + rival(square, 0) - 2 * dots - _SLACK * jnp.max(square)
+    apart = jnp.min(jnp.where(other & rival(present, False), apart, jnp.inf), axis=1)
+    radius = jnp.sqrt(jnp.maximum(least(apart), 0)) / 2
+    if weight is not None:
+      scores = jnp.matmul(tile, weight.T, precision=HIGHEST) + rival(bias, 0)
+      margin = total(jnp.sum(jnp.where(own[:, None] == index, scores, 0), axis=1))
+      margin -= most(jnp.max(jnp.where(other, scores, -jnp.inf), axis=1))
+      margin -= _SLACK * most(jnp.max(jnp.abs(scores), axis=1))
       radius = jnp.minimum(radius, jnp.maximum(margin, 0) / cut(slope))
     return 0.99 * jnp.where(cut(present), radius, 0)
 

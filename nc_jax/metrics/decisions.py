@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 from nc_jax.metrics import certainty, inputs, sharding
 from nc_jax.metrics.centring import centre, logits_at_centre
+from nc_jax.metrics.columns import Columns
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST, squared_norms
 from nc_jax.metrics.variability import whitener
@@ -56,7 +58,7 @@ class Decisions:
     """No example yet: the neutral element, with the leaves that decide(..., moments, head) has."""
     zero = jnp.zeros((), jnp.int32)
     sum_ = jnp.zeros((), inputs.float_dtype())
-    streaming = moments is not None and moments.scatter is None
+    streaming = moments is not None and moments.scatter is None and moments.decomposable
     return cls(
       count=zero,
       placed=zero,
@@ -130,19 +132,25 @@ def decide(
   features, labels, mask = inputs.check_examples(
     features, labels, mask, moments.num_classes, moments.dim
   )
-  head = None if head is None else head.check(moments.num_classes, moments.dim)
-  if moments.scatter is None and projection is None:
+  columns = moments.columns
+  head = None if head is None else head.check(moments.num_classes, moments.dim, columns)
+  if moments.scatter is not None or not moments.decomposable:
+    projection = None
+  elif projection is None:
     projection = whitener(moments)
   pays = certainty.pays(features.shape[0], moments.num_classes)
   about = (moments, head, projection, certainty.radii(moments, head) if pays else None)
-  split = sharding.split_of(features)
-  if split is not None:
-    return _decide_sharded(features, labels, mask, about, *split)
+  examples, place, kernel = (features, labels, mask), jax.device_put, _decide
+  if columns is not None:
+    examples, by_rows = columns.arrange(*examples)
+    place, kernel = columns.place, functools.partial(_decide_split, by_rows=by_rows)
+  elif (split := sharding.split_of(features)) is not None:
+    return _decide_sharded(*examples, about, *split)
   seen = Decisions.empty(moments, head)
-  if inputs.is_traced(features, labels, mask, about):
-    return _decide(seen, features, labels, mask, 0, about)
-  step = functools.partial(_decide, about=about)
-  return sharding.fold_slices((step, step), seen, (features, labels, mask), moments.num_classes)
+  if inputs.is_traced(examples, about):
+    return kernel(seen, *examples, 0, about)
+  step = functools.partial(kernel, about=about)
+  return sharding.fold_slices((step, step), seen, examples, moments.num_classes, place)
 
 
 def nearest_class(features, moments: ClassMoments) -> Array:
@@ -153,6 +161,12 @@ def nearest_class(features, moments: ClassMoments) -> Array:
     raise ValueError(
       f"features must have shape [N, D] = [N, {moments.dim}]; got {list(features.shape)}"
     )
+  columns = moments.columns
+  if columns is not None:
+    (features, *_), by_rows = columns.arrange(features, None, None)
+    parts = sharding.host_slices((features, None, None), moments.num_classes, columns.place)
+    nearest = [_nearest_split(part, moments, by_rows)[skip:] for (part, *_), skip in parts]
+    return nearest[0] if len(nearest) == 1 else jnp.concatenate(nearest)
   if inputs.is_traced(features, moments):
     return _nearest(features, moments)
   split = sharding.split_of(features)
@@ -170,14 +184,43 @@ def nearest_class(features, moments: ClassMoments) -> Array:
 
 @jax.jit
 def _nearest(features: Array, moments: ClassMoments) -> Array:
-  choices = _deciding(moments)
-  return sharding.map_chunks(lambda h: choices(h)[0], features)
+  candidates = _candidates(moments)
+  return sharding.map_chunks(lambda h: _choose(candidates, h, None)[0], features)
+
+
+@jax.jit(static_argnums=2)
+def _nearest_split(features: Array, moments: ClassMoments, by_rows: bool) -> Array:
+  """Of features that lie by rows, in their place; else whole on every device."""
+  columns = moments.columns
+
+  def local(features, candidates):
+    def nearest(h):
+      if not by_rows:
+        return _choose(candidates, h, columns)[0]
+      (all_,) = columns.exchange(h)
+      of_all = _choose(candidates, all_, columns)[0]
+      return lax.dynamic_slice_in_dim(of_all, columns.index() * len(h), len(h))
+
+    return sharding.map_chunks(nearest, features, columns.rows_of_chunk(features, by_rows))
+
+  where, *_ = columns.examples(by_rows)
+  out = columns.rows if by_rows else PartitionSpec()
+  local = columns.map(local, (where, columns.rows), out)
+  return local(features, _candidates(moments))
 
 
 def _add(seen: Decisions, features, labels, mask, skip, about) -> Decisions:
   moments, head, projection, radii = about
-  choices = _deciding(moments, head)
-  present = moments.count > 0
+  candidates = _candidates(moments, head)
+  return _add_about(seen, features, labels, mask, skip, (moments, candidates, projection, radii))
+
+
+def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=False) -> Decisions:
+  """Of split moments, what one device does, in its columns; sums over D are summed over devices."""
+  moments, candidates, projection, radii = about
+  columns, present = moments.columns, moments.count > 0
+  total = (lambda x: x) if columns is None else columns.total
+  choices = functools.partial(_choose, candidates, columns=columns)
 
   def step(state: Decisions, chunk):
     h, y, keep = chunk
@@ -188,26 +231,27 @@ def _add(seen: Decisions, features, labels, mask, skip, about) -> Decisions:
     y = jnp.where(keep, y, 0)
     placed = keep & present[y]
     own = _difference(h, y, moments)
-    own_distance = squared_norms(own)
+    own_distance = total(squared_norms(own))
     if radii is None:
       guess, *choice = choices(h)
     else:
       certain = ~keep | (own_distance < radii[y] ** 2)
-      number, rows = 1 if head is None else 2, sharding.chunk_rows() // 8
+      number, rows = len(candidates.rivals), sharding.chunk_rows() // 8
       guess, *choice = certainty.where_needed(choices, h, y, certain, number, rows)
     closest = lax.cond(
       jnp.any(guess != y),
       # Scores round: the label's own mean may win by less than their precision.
-      lambda: jnp.minimum(squared_norms(_difference(h, guess, moments)), own_distance),
+      lambda: jnp.minimum(total(squared_norms(_difference(h, guess, moments))), own_distance),
       lambda: own_distance,
     )
     classifier_wrong = mismatch = whitened = None
-    if head is not None:
+    if choice:
       (choice,) = choice
       classifier_wrong = jnp.sum(keep & (choice != y), dtype=jnp.int32)
       mismatch = jnp.sum(keep & (choice != guess), dtype=jnp.int32)
-    if moments.scatter is None:
-      white = jnp.matmul(jnp.where(placed[:, None], own, 0), projection, precision=HIGHEST)
+    if projection is not None:
+      own = jnp.where(placed[:, None], own, 0)
+      white = total(jnp.matmul(own, projection, precision=HIGHEST))
       whitened = jax.ops.segment_sum(squared_norms(white), y, moments.num_classes)
     new = Decisions(
       count=jnp.sum(keep, dtype=jnp.int32),
@@ -217,18 +261,34 @@ def _add(seen: Decisions, features, labels, mask, skip, about) -> Decisions:
       mismatch=mismatch,
       own_distance=jnp.sum(jnp.where(placed, own_distance, 0)),
       nearest_distance=jnp.sum(jnp.where(placed, closest, 0)),
-      feature_norm=jnp.sum(jnp.where(keep, jnp.sqrt(squared_norms(h)), 0)),
+      feature_norm=jnp.sum(jnp.where(keep, jnp.sqrt(total(squared_norms(h))), 0)),
       whitened=whitened,
       dropped=dropped,
     )
     return jax.tree.map(jnp.add, state, new), None
 
+  if columns is not None:
+    return columns.scan(step, seen, features, labels, mask, skip, by_rows)
   if features.shape[0] == 0:
     return seen
   return sharding.scan_chunks(step, seen, features, labels, mask, skip)
 
 
 _decide = jax.jit(_add)
+
+
+@jax.jit(static_argnames="by_rows")
+def _decide_split(seen, features, labels, mask, skip, about, by_rows) -> Decisions:
+  moments, head, projection, radii = about
+  columns, whole = moments.columns, PartitionSpec()
+  about = (moments, _candidates(moments, head), projection, radii)
+  specs = (columns.specs(moments), columns.rows, columns.rows, whole)
+  local = columns.map(
+    functools.partial(_add_about, by_rows=by_rows),
+    (whole, *columns.examples(by_rows), whole, specs),
+    whole,
+  )
+  return local(seen, features, labels, mask, skip, about)
 
 
 @jax.jit(static_argnums=(4, 5))
@@ -249,28 +309,51 @@ def _difference(features: Array, labels: Array, moments: ClassMoments) -> Array:
   return (features - moments.reference[labels]) - moments.mean[labels]
 
 
-def _deciding(moments: ClassMoments, head: Head | None = None):
-  """The function [B, D] -> the nearest present class mean [B] and, with a head, its choice [B].
+class _Candidates(NamedTuple):
+  """What a feature chooses among.
 
       argmin_k ‖h − μ_k‖² = argmax_k (h − μ_G)·m_k − ‖m_k‖²/2     m_k = μ_k − μ_G
 
   Centred on both sides: the expanded distance would lose the decision to a common offset.
+
+  Attributes:
+    base, offset: [D], whose sum is μ_G.
+    rivals: (rows [K, D], biases [K]) of the class means and, with a head, of the head. For split
+      moments a device holds whole rows of some of the classes; see `Columns.by_classes`.
   """
+
+  base: Array
+  offset: Array
+  rivals: list[tuple[Array, Array]]
+
+
+def _candidates(moments: ClassMoments, head: Head | None = None) -> _Candidates:
   centred = centre(moments)
   means, present, _, base, offset = centred
   rivals = [(means, jnp.where(present, -jnp.sum(means**2, axis=1) / 2, -jnp.inf))]
   if head is not None:
     rivals.append((head.weight, logits_at_centre(centred, head)))
+  if (columns := moments.columns) is not None:
+    padded = -moments.num_classes % columns.mesh.size
+    rivals = [
+      (columns.by_classes(rows), jnp.pad(bias, (0, padded), constant_values=-jnp.inf))
+      for rows, bias in rivals
+    ]
+  return _Candidates(base, offset, rivals)
 
-  def choices(features: Array) -> list[Array]:
-    about = (features.astype(means.dtype) - base) - offset
-    return [best_row(about, rows, bias) for rows, bias in rivals]
 
-  return choices
+def _choose(candidates: _Candidates, features: Array, columns: Columns | None) -> list[Array]:
+  """The nearest present class mean [B] int32 and, with a head, its choice."""
+  base, offset, rivals = candidates
+  about = (features.astype(base.dtype) - base) - offset
+  if columns is None:
+    return [best_row(about, rows, bias)[1] for rows, bias in rivals]
+  about = columns.whole(about)
+  return [columns.first_of_best(*best_row(about, rows, bias), len(bias)) for rows, bias in rivals]
 
 
-def best_row(features: Array, rows: Array, bias: Array) -> Array:
-  """[B] int32, argmax_k of features·rows_k + bias_k; the first of equals, by tiles of classes."""
+def best_row(features: Array, rows: Array, bias: Array) -> tuple[Array, Array]:
+  """[B] max_k of features·rows_k + bias_k, and its k, int32; the first of equals, by tiles."""
   num_classes = rows.shape[0]
 
   def best(rows: Array, bias: Array) -> tuple[Array, Array]:
@@ -281,7 +364,7 @@ def best_row(features: Array, rows: Array, bias: Array) -> Array:
     return score, jnp.min(jnp.where(scores == score[:, None], index, last), axis=1)
 
   if num_classes <= 2 * CLASS_TILE:
-    return best(rows, bias)[1]
+    return best(rows, bias)
   tiles = -(-num_classes // CLASS_TILE)
   width = -(-num_classes // tiles)
 
@@ -298,4 +381,4 @@ def best_row(features: Array, rows: Array, bias: Array) -> Array:
 
   worst = jnp.full(features.shape[0], -jnp.inf, features.dtype)
   first = (worst, jnp.zeros_like(worst, jnp.int32))
-  return lax.scan(step, first, jnp.arange(tiles))[0][1]
+  return lax.scan(step, first, jnp.arange(tiles))[0]

@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from nc_jax.metrics import pairwise
 from nc_jax.metrics.centring import Centred, logits_at_centre
+from nc_jax.metrics.columns import Columns
 from nc_jax.metrics.geometry import etf_error, mean_and_variance, variation
 from nc_jax.metrics.moments import Head
 
@@ -95,7 +96,7 @@ def weight_sum(head: Head, present: Array) -> Array:
 
 
 def measure(
-  centred: Centred, head: Head, norm_ddof: int = 1, mesh: Mesh | None = None
+  centred: Centred, head: Head, norm_ddof: int = 1, mesh: Mesh | Columns | None = None
 ) -> dict[str, Array]:
   """NC3 and NC0 by key."""
   ddof = {"norm_ddof": norm_ddof}

@@ -6,6 +6,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from nc_jax.metrics import pairwise
+from nc_jax.metrics.columns import Columns
 from nc_jax.metrics.products import HIGHEST
 
 
@@ -63,7 +64,9 @@ def angle_std(
 
 
 @jax.jit(static_argnames="mesh")
-def etf_error(left: Array, right: Array, present: Array, *, mesh: Mesh | None = None) -> Array:
+def etf_error(
+  left: Array, right: Array, present: Array, *, mesh: Mesh | Columns | None = None
+) -> Array:
   """Distance of a product from the simplex ETF, ‖L Rᵀ / ‖L Rᵀ‖_F − E‖_F; 0 at collapse.
 
       E = (I − 11ᵀ/C) / √(C − 1)
@@ -77,7 +80,7 @@ def etf_error(left: Array, right: Array, present: Array, *, mesh: Mesh | None = 
     left, right: [K, D]: both the centred class means or the classifier rows (at most √2), or
       the rows and the means (at most 2).
     present: [K] bool, the C rows that count.
-    mesh: devices to spread the tiles over.
+    mesh: devices to spread the tiles over; `Columns` where left and right lie split over them.
 
   Returns: float []. nan if C < 2 or the product is zero.
 
@@ -95,7 +98,10 @@ def etf_error(left: Array, right: Array, present: Array, *, mesh: Mesh | None = 
     return pairwise.residual(left, right, present, along, mesh=mesh)
 
   def by_width():
-    grams = (jnp.matmul(x.T, x, precision=HIGHEST) for x in (left, right))
+    if isinstance(mesh, Columns):
+      grams = (mesh.gram(x) for x in (left, right))
+    else:
+      grams = (jnp.matmul(x.T, x, precision=HIGHEST) for x in (left, right))
     return jnp.sum(next(grams) * next(grams)) - along**2
 
   if num_classes < 2 * dim:
@@ -115,7 +121,7 @@ def measure(
   pairs: dict[str, pairwise.Statistic],
   norm_ddof: int,
   pair_ddof: int,
-  mesh: Mesh | None,
+  mesh: Mesh | Columns | None,
 ) -> dict[str, Array]:
   """NC2 of one set of vectors by key: name is "means" or "weights", pairs their statistics."""
   norms = pairwise.unit_rows(rows)[1]

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import Mesh
 
 from nc_jax.metrics import inputs
+from nc_jax.metrics.columns import Columns, decomposable
 from nc_jax.metrics.products import gram
 
 
@@ -33,6 +35,8 @@ class ClassMoments:
     scatter: [D, D], sum of outer products about the own class mean, pooled over classes and
       never divided; None where the features are too wide for it.
     dropped: [] int32, examples left out inside jit because their label was outside [0, K).
+    columns: the devices over which the columns of [K, D] arrays, and the rows of [D, D], lie
+      split; None where all is whole. See WIDE.md.
   """
 
   count: Array
@@ -41,9 +45,12 @@ class ClassMoments:
   spread: Array
   scatter: Array | None
   dropped: Array
+  columns: Columns | None = dataclasses.field(default=None, metadata={"static": True})
 
   @classmethod
-  def empty(cls, num_classes: int, dim: int, *, scatter: bool = True) -> "ClassMoments":
+  def empty(
+    cls, num_classes: int, dim: int, *, scatter: bool = True, mesh: Mesh | None = None
+  ) -> "ClassMoments":
     """The moments of no example: the identity of `merge`.
 
     Args:
@@ -51,23 +58,42 @@ class ClassMoments:
       dim: D.
       scatter: keep the [D, D] scatter; without it `nc1/pinv` needs a second pass and
         `nc1/vci` and the ranks are not available.
+      mesh: devices to split the columns over, for moments too large for one; D must divide. All
+        that is made of these moments works in place, and no device ever holds them whole.
     """
     for name, value in (("num_classes", num_classes), ("dim", dim)):
       if not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} must be a positive integer; got {value!r}")
     dtype = inputs.float_dtype()
+    columns = None if mesh is None else Columns(mesh).check(dim)
+    if columns is not None and scatter and not decomposable(dim, dim, dtype.itemsize):
+      raise ValueError(
+        f"a [D, D] scatter of dim = {dim} is too large to be decomposed on one device (see "
+        "WIDE.md); pass scatter=False"
+      )
+
+    whole, wide, rows = (None,) * 3 if columns is None else columns.shardings()
     return cls(
-      count=jnp.zeros(num_classes, jnp.int32),
-      reference=jnp.zeros((num_classes, dim), dtype),
-      mean=jnp.zeros((num_classes, dim), dtype),
-      spread=jnp.zeros(num_classes, dtype),
-      scatter=jnp.zeros((dim, dim), dtype) if scatter else None,
-      dropped=jnp.zeros((), jnp.int32),
+      count=jnp.zeros(num_classes, jnp.int32, device=whole),
+      reference=jnp.zeros((num_classes, dim), dtype, device=wide),
+      mean=jnp.zeros((num_classes, dim), dtype, device=wide),
+      spread=jnp.zeros(num_classes, dtype, device=whole),
+      scatter=jnp.zeros((dim, dim), dtype, device=rows) if scatter else None,
+      dropped=jnp.zeros((), jnp.int32, device=whole),
+      columns=columns,
     )
 
   @classmethod
   def of(
-    cls, features, labels, num_classes: int, *, mask=None, reference=None, scatter: bool = True
+    cls,
+    features,
+    labels,
+    num_classes: int,
+    *,
+    mask=None,
+    reference=None,
+    scatter: bool = True,
+    mesh: Mesh | None = None,
   ) -> "ClassMoments":
     """The moments of one batch.
 
@@ -78,13 +104,14 @@ class ClassMoments:
       mask: [N] bool, True for the examples that count.
       reference: [K, D] points to measure from; None takes each class's first example.
       scatter: keep the [D, D] scatter.
+      mesh: devices to split the columns over, as for `empty`.
     """
     from nc_jax.metrics import accumulation  # which builds on this file
 
     features = inputs.as_real(features, "features")
     if features.ndim != 2:
       raise ValueError(f"features must have shape [N, D]; got {list(features.shape)}")
-    moments = cls.empty(num_classes, features.shape[1], scatter=scatter)
+    moments = cls.empty(num_classes, features.shape[1], scatter=scatter, mesh=mesh)
     if reference is None:
       return accumulation.accumulate(moments, features, labels, mask)
     reference = inputs.as_real(reference, "reference")
@@ -93,7 +120,8 @@ class ClassMoments:
         f"reference must have shape [K, D] = {list(moments.reference.shape)}; "
         f"got {list(reference.shape)}"
       )
-    moments = dataclasses.replace(moments, reference=jnp.asarray(reference, moments.mean.dtype))
+    reference = as_means(reference, moments.mean.dtype, moments.columns)
+    moments = dataclasses.replace(moments, reference=reference)
     return accumulation.accumulate(moments, features, labels, mask, adopt=False)
 
   @property
@@ -105,6 +133,13 @@ class ClassMoments:
   def dim(self) -> int:
     """D, the width of the features."""
     return self.mean.shape[-1]
+
+  @property
+  def decomposable(self) -> bool:
+    """Whether the spectrum of the class means is available: of all moments but split ones so wide
+    that a [min(K, D), D] array would be too much for one device."""
+    itemsize = self.mean.dtype.itemsize
+    return self.columns is None or decomposable(self.num_classes, self.dim, itemsize)
 
   @property
   def class_means(self) -> Array:
@@ -154,8 +189,11 @@ class Head:
   weight: Array
   bias: Array | None = None
 
-  def check(self, num_classes: int, dim: int) -> "Head":
-    """The same head as JAX arrays of the library's dtype, shapes checked against K and D."""
+  def check(self, num_classes: int, dim: int, columns: Columns | None = None) -> "Head":
+    """The same head as JAX arrays of the library's dtype, shapes checked against K and D.
+
+    The weight is split like the moments' means, if these are.
+    """
     weight = inputs.as_real(self.weight, "weight")
     if weight.shape != (num_classes, dim):
       hint = ""
@@ -168,7 +206,16 @@ class Head:
     if bias is not None and bias.shape != (num_classes,):
       raise ValueError(f"bias must have shape [K] = [{num_classes}]; got {list(bias.shape)}")
     dtype = inputs.float_dtype()
-    return Head(jnp.asarray(weight, dtype), None if bias is None else jnp.asarray(bias, dtype))
+    return Head(
+      as_means(weight, dtype, columns), None if bias is None else jnp.asarray(bias, dtype)
+    )
+
+
+def as_means(rows, dtype, columns: Columns | None) -> Array:
+  """[K, D] rows as a JAX array that lies as the means of moments do."""
+  if columns is None:
+    return jnp.asarray(rows, dtype)
+  return columns.put(rows, columns.wide, dtype)
 
 
 def merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
@@ -180,7 +227,8 @@ def merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
   The result keeps the references of `a`, and those of `b` for classes that `a` has not seen.
 
   Raises:
-    ValueError: numbers of classes or widths differ, or only one side has a scatter.
+    ValueError: numbers of classes or widths differ, only one side has a scatter, or the two are
+      not split over the same devices.
 
   References: Chan, Golub and LeVeque 1983, The American Statistician 37(3).
   """
@@ -190,6 +238,8 @@ def merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
     )
   if (a.scatter is None) != (b.scatter is None):
     raise ValueError("moments with and without scatter cannot be merged")
+  if a.columns != b.columns:
+    raise ValueError("moments can be merged when both are whole, or split over the same mesh")
   return _merge(a, b)
 
 
@@ -205,15 +255,17 @@ def _merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
   seen = (a.count > 0)[:, None]
   scatter = a.scatter
   if scatter is not None:
-    scatter = scatter + b.scatter + gram(jnp.sqrt(weight)[:, None] * delta)
-  return ClassMoments(
+    scatter = scatter + b.scatter + _gram(jnp.sqrt(weight)[:, None] * delta, a.columns)
+  merged = ClassMoments(
     count=count,
     reference=jnp.where(seen, a.reference, b.reference),
     mean=jnp.where(seen, a.mean + share * delta, b.mean),
     spread=a.spread + b.spread + weight * jnp.sum(delta**2, axis=1),
     scatter=scatter,
     dropped=a.dropped + b.dropped,
+    columns=a.columns,
   )
+  return _keep(merged)
 
 
 def all_reduce(moments: ClassMoments, axis_name: str | tuple[str, ...]) -> ClassMoments:
@@ -228,6 +280,8 @@ def all_reduce(moments: ClassMoments, axis_name: str | tuple[str, ...]) -> Class
     moments: this device's moments.
     axis_name: the mapped axis, or several.
   """
+  if moments.columns is not None:
+    raise ValueError("all_reduce merges moments that are whole on every device; these are split")
   dtype = moments.mean.dtype
   n = moments.count.astype(dtype)[:, None]
   # The largest is exact where an average would round, and lies among the features of the class.
@@ -265,6 +319,15 @@ def _relabel(moments: ClassMoments, label_map: Array, num_classes: int) -> Class
   away = jnp.where(n > 0, about - mean[label_map], 0)
   scatter = moments.scatter
   if scatter is not None:
-    scatter = scatter + gram(jnp.sqrt(n) * away)
+    scatter = scatter + _gram(jnp.sqrt(n) * away, moments.columns)
   spread = fold(moments.spread + n[:, 0] * jnp.sum(away**2, axis=1))
-  return ClassMoments(count, reference, mean, spread, scatter, moments.dropped)
+  columns = moments.columns
+  return _keep(ClassMoments(count, reference, mean, spread, scatter, moments.dropped, columns))
+
+
+def _gram(rows: Array, columns: Columns | None) -> Array:
+  return gram(rows) if columns is None else columns.gram(rows)
+
+
+def _keep(moments: ClassMoments) -> ClassMoments:
+  return moments if moments.columns is None else moments.columns.keep(moments)

@@ -10,6 +10,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
 from nc_jax.metrics.centring import Centred, centre
+from nc_jax.metrics.columns import Columns
 from nc_jax.metrics.moments import ClassMoments
 from nc_jax.metrics.products import HIGHEST
 
@@ -33,7 +34,7 @@ class Statistic(NamedTuple):
 
 
 def sweep(
-  kernel: Callable, left, right, *, ordered: bool = False, mesh: Mesh | None = None
+  kernel: Callable, left, right, *, ordered: bool = False, mesh: Mesh | Columns | None = None
 ) -> dict[str, Statistic]:
   """Statistics of kernel(left_i, right_j) over pairs of rows.
 
@@ -45,20 +46,27 @@ def sweep(
       it gives outside `pair` is ignored but must be finite; `same` marks i = j.
     left, right: pytrees of [K, ...] arrays; both carry a "present" [K] bool.
     ordered: all pairs, i = j included. Otherwise each pair i < j once, for symmetric kernels.
-    mesh: devices to spread the tiles over; None computes all of them where it runs.
+    mesh: devices to spread the tiles over; None computes all of them where it runs. `Columns` where
+      [K, D] arrays lie split over them: the devices then send one another the tiles they need.
   """
+  columns = mesh if isinstance(mesh, Columns) else None
   num_classes = left["present"].shape[0]
   tiles = -(-num_classes // TILE)
   width = -(-num_classes // tiles)
   left, right = (_pad(tree, tiles * width) for tree in (left, right))
   pairs = [(i, j) for i in range(tiles) for j in range(0 if ordered else i, tiles)]
 
+  def take(tree, tile):
+    def cut(x):
+      if columns is not None and x.ndim == 2:
+        return columns.tile(x, tile * width, width)
+      return lax.dynamic_slice_in_dim(x, tile * width, width)
+
+    return jax.tree.map(cut, tree)
+
   @jax.checkpoint  # or a gradient would store every tile, the [K, K] array after all
   def tile_statistics(left, right, i, j):
-    a, b = (
-      jax.tree.map(lambda x, s=s: lax.dynamic_slice_in_dim(x, s * width, width), tree)
-      for tree, s in ((left, i), (right, j))
-    )
+    a, b = take(left, i), take(right, j)
     row = i * width + jnp.arange(width)[:, None]
     column = j * width + jnp.arange(width)
     pair = a["present"][:, None] & b["present"]
@@ -81,15 +89,18 @@ def sweep(
 
     return lax.scan(step, first, (pairs[1:], weights[1:]))[0]
 
-  if mesh is None or mesh.size == 1:
+  if columns is None and (mesh is None or mesh.size == 1):
     result = run(left, right, jnp.asarray(pairs), jnp.ones(len(pairs), bool))
   else:
     result = _over_devices(run, left, right, pairs, mesh)
   return {name: _finish(value) for name, value in result.items()}
 
 
-def _over_devices(run, left, right, pairs, mesh: Mesh):
+def _over_devices(run, left, right, pairs, mesh: Mesh | Columns):
   """The tiles dealt out like cards; each device sums its own, then all agree."""
+  whole = wide = PartitionSpec()
+  if isinstance(mesh, Columns):
+    mesh, wide = mesh.mesh, mesh.wide
   axes = tuple(mesh.axis_names)
   rounds = -(-len(pairs) // mesh.size)
   dealt = np.zeros((rounds * mesh.size, 2), np.int32)
@@ -108,10 +119,9 @@ def _over_devices(run, left, right, pairs, mesh: Mesh):
 
     return {name: agree(part) for name, part in own.items()}
 
-  whole, rows = PartitionSpec(), PartitionSpec(axes)
-  mapped = jax.shard_map(
-    local, mesh=mesh, in_specs=(whole, whole, rows, rows), out_specs=whole, check_vma=False
-  )
+  trees = [jax.tree.map(lambda x: wide if x.ndim == 2 else whole, tree) for tree in (left, right)]
+  specs = (*trees, PartitionSpec(axes), PartitionSpec(axes))
+  mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
   return mapped(left, right, jnp.asarray(dealt[order]), jnp.asarray(weights[order]))
 
 
@@ -183,7 +193,7 @@ def vector_statistics(
   *,
   variances: Array | None = None,
   riesz_s: float = 1.0,
-  mesh: Mesh | None = None,
+  mesh: Mesh | Columns | None = None,
 ) -> dict[str, Statistic]:
   """Statistics of pairs of vectors, all from one product per tile.
 
@@ -198,7 +208,7 @@ def vector_statistics(
       "cdnv"  (v_i + v_j) / (2 ‖v_i − v_j‖²), with the variances.
     variances: [K], for "cdnv".
     riesz_s: the exponent s.
-    mesh: devices to spread the tiles over.
+    mesh: devices to spread the tiles over, as for `sweep`.
   """
   units, norms = unit_rows(jnp.where(present[:, None], rows, 0))
   classes = jnp.sum(present).astype(rows.dtype)
@@ -258,12 +268,12 @@ def mean_statistics(
     names,
     variances=variances,
     riesz_s=riesz_s,
-    mesh=mesh,
+    mesh=moments.columns or mesh,
   )
 
 
 def residual(
-  left: Array, right: Array, present: Array, along: Array, *, mesh: Mesh | None = None
+  left: Array, right: Array, present: Array, along: Array, *, mesh: Mesh | Columns | None = None
 ) -> Array:
   """[] ‖L Rᵀ − a E‖_F², E = (I − 11ᵀ/C)/√(C − 1), over the present rows, element by element.
 
@@ -271,7 +281,7 @@ def residual(
     left, right: [K, D].
     present: [K] bool.
     along: [] the coefficient a.
-    mesh: devices to spread the tiles over.
+    mesh: devices to spread the tiles over, as for `sweep`.
   """
   classes = jnp.sum(present).astype(left.dtype)
   scale = along / jnp.sqrt(classes - 1)

@@ -9,6 +9,7 @@ from nc_jax.metrics import duality, geometry, inputs, pairwise, spectrum, variab
 from nc_jax.metrics.accumulation import within_covariance as covariance_of
 from nc_jax.metrics.catalogue import METRICS
 from nc_jax.metrics.centring import centre, choose
+from nc_jax.metrics.columns import mesh_beyond
 from nc_jax.metrics.decisions import Decisions, decide
 from nc_jax.metrics.moments import ClassMoments, Head
 
@@ -47,7 +48,10 @@ def measure(
     riesz_s: exponent of nc2/riesz_energy; 0 is the log kernel.
     ranks: adds rank/effective to rank/nuclear; costs D³.
     within_covariance: [D, D] Σ_W in place of scatter / N.
-    mesh: devices to spread the class pairs over, for tens of thousands of classes.
+    mesh: devices to spread the class pairs over, for tens of thousands of classes. Moments that
+      are split over devices (see `ClassMoments.empty`) are measured by these, whatever it says;
+      where D is too large for a [min(K, D), D] array on one of them, rank/between and nc1/pinv
+      are left out (WIDE.md).
 
   Returns: {key: float32 []}, float64 under jax_enable_x64.
 
@@ -58,7 +62,9 @@ def measure(
   choose("global_mean", global_mean, ("classes", "samples"))
   choose("within", within, ("samples", "classes"))
   choose("between", between, ("classes", "samples"))
-  head = None if head is None else head.check(moments.num_classes, moments.dim)
+  columns = moments.columns
+  head = None if head is None else head.check(moments.num_classes, moments.dim, columns)
+  mesh = columns or mesh
   options = (global_mean, within, between, norm_ddof, pair_ddof, float(riesz_s), ranks, mesh)
   values = _measure(moments, head, decisions, within_covariance, options)
   return {key: values[key] for key in METRICS if key in values}  # jit sorts keys by name
@@ -115,7 +121,8 @@ def report(
     scatter: False for features too wide for a [D, D] array: no nc1/vci and no ranks, nc1/pinv
       by projection in the second pass.
     ranks: include the ranks, which cost D³.
-    **options: as for `measure`.
+    **options: as for `measure`. With a mesh of several devices, moments of more than 1 GiB
+      (2 K D + D² numbers, `columns.WHOLE_BYTES`) are split over them by columns; D must divide.
 
   Returns: {key: float} in the order of METRICS.
 
@@ -124,9 +131,12 @@ def report(
   if weight is None and bias is not None:
     raise ValueError("bias needs a weight")
   head = None if weight is None else Head(weight, bias)
-  moments = ClassMoments.of(features, labels, num_classes, mask=mask, scatter=scatter)
+  features = inputs.as_real(features, "features")
+  mesh = mesh_beyond(options.get("mesh"), num_classes, features, scatter)
+  moments = ClassMoments.of(features, labels, num_classes, mask=mask, scatter=scatter, mesh=mesh)
   centring = {key: options[key] for key in ("global_mean", "between") if key in options}
-  projection = None if scatter else variability.whitener(moments, **centring)
+  project = not scatter and moments.decomposable
+  projection = variability.whitener(moments, **centring) if project else None
   decisions = decide(features, labels, moments, head, mask, projection=projection)
   if scatter and options.get("within") == "classes":
     options["within_covariance"] = covariance_of(features, labels, moments, mask)

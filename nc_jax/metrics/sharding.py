@@ -29,7 +29,9 @@ def chunk_rows() -> int:
   return 1024 if jax.default_backend() == "cpu" else 16384
 
 
-def fold_slices(steps: tuple[Callable, Callable], state, arrays: tuple, least: int):
+def fold_slices(
+  steps: tuple[Callable, Callable], state, arrays: tuple, least: int, place=jax.device_put
+):
   """Folds arrays into `state` by `step(state, *arrays, skip)`, NumPy arrays slice by slice.
 
   The device need not hold all of it: at most two slices are there, the next one on its way while
@@ -40,17 +42,18 @@ def fold_slices(steps: tuple[Callable, Callable], state, arrays: tuple, least: i
     state: what has been seen so far.
     arrays: features [N, D], and what belongs to them: [N] each, or None.
     least: rows of a slice at least, so that the work outweighs the state that goes in and out.
+    place: puts a slice of the arrays on the devices.
   """
   before = None
   step, following = steps
-  for part, skip in host_slices(arrays, least):
+  for part, skip in host_slices(arrays, least, place):
     after = step(state, *part, skip)
     jax.block_until_ready(before)
     step, state, before = following, after, after
   return state
 
 
-def host_slices(arrays: tuple, least: int):
+def host_slices(arrays: tuple, least: int, place=jax.device_put):
   """Yields (arrays, skip): NumPy arrays slice by slice, on the device; others in one piece.
 
   The slices are of equal size, for one program. Where they do not fit, the last one starts early,
@@ -66,18 +69,20 @@ def host_slices(arrays: tuple, least: int):
     start = min(part * rows, size - rows)
     here = slice(start, start + rows)
     sliced = jax.tree.map(lambda x, here=here: np.asarray(x)[here], arrays)
-    yield jax.device_put(sliced), part * rows - start
+    yield place(sliced), part * rows - start
 
 
-def scan_chunks(step: Callable, state, features: Array, labels: Array, mask, skip=0):
+def scan_chunks(
+  step: Callable, state, features: Array, labels: Array, mask, skip=0, rows: int | None = None
+):
   """Folds (features [B, D], labels [B], mask [B]) chunks into `state` by `step(state, chunk)`.
 
   The chunks are of equal size and read in place. When they do not fit, the last one starts
   early, and the mask leaves out the rows that the one before it has seen, as it does the first
-  `skip` rows of all.
+  `skip` rows of all. At most `rows` each, or `chunk_rows()`.
   """
   size = features.shape[0]
-  rows = chunk_rows()
+  rows = rows or chunk_rows()
   chunks = -(-size // rows)
   rows = -(-size // chunks)
 
@@ -96,10 +101,10 @@ def scan_chunks(step: Callable, state, features: Array, labels: Array, mask, ski
   return lax.scan(body, state, jnp.arange(chunks))[0]
 
 
-def map_chunks(function: Callable, features: Array) -> Array:
+def map_chunks(function: Callable, features: Array, rows: int | None = None) -> Array:
   """function([B, D]) -> [B] over all rows of features [N, D], chunk by chunk; [N]."""
   size = features.shape[0]
-  chunks = max(1, -(-size // chunk_rows()))
+  chunks = max(1, -(-size // (rows or chunk_rows())))
   rows = -(-size // chunks)
   starts = jnp.minimum(jnp.arange(chunks) * rows, size - rows)
   mapped = lax.map(

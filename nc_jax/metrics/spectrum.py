@@ -22,16 +22,19 @@ def singular_values(moments: ClassMoments) -> Array:
   """
   if moments.scatter is None:
     raise ValueError("ranks need the [D, D] scatter; these moments were made with scatter=False")
-  values, vectors = jnp.linalg.eigh(moments.scatter)
+  scatter, columns = moments.scatter, moments.columns
+  values, vectors = jnp.linalg.eigh(scatter if columns is None else columns.gather(scatter))
   cut = values.size * jnp.finfo(values.dtype).eps * values[-1]
   within = jnp.sqrt(jnp.where(values > cut, values, 0))[:, None] * vectors.T
   total = jnp.sum(moments.count)
   weights = jnp.sqrt(sample_weights(moments) * total)[:, None]
   between = weights * centre(moments, "samples").means
-  if moments.num_classes > moments.dim:
+  if columns is not None:
+    between = columns.triangle(between)
+  elif moments.num_classes > moments.dim:
     between = jnp.linalg.qr(between, mode="r")
   stacked = jnp.concatenate([between, within])
-  return jnp.linalg.svd(stacked, compute_uv=False)
+  return jnp.linalg.svd(stacked, full_matrices=False, compute_uv=False)
 
 
 def effective_rank(values: Array) -> Array:

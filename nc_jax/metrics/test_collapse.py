@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
-from nc_jax.metrics import variability
+from nc_jax.metrics import inputs, variability
 from nc_jax.metrics.accumulation import within_covariance
 from nc_jax.metrics.catalogue import METRICS
+from nc_jax.metrics.columns import mesh_beyond
 from nc_jax.metrics.decisions import Decisions, decide, nearest_class
 from nc_jax.metrics.moments import ClassMoments, Head
 
@@ -81,6 +83,7 @@ def test_collapse(
   global_mean: str = "classes",
   within: str = "samples",
   between: str = "classes",
+  mesh: Mesh | None = None,
 ) -> dict[str, float]:
   """Everything about test collapse in one call.
 
@@ -98,6 +101,7 @@ def test_collapse(
     train_mask, test_mask: [N] bool, True for the examples that count.
     scatter: False for features too wide for a [D, D] array: no VCI.
     global_mean, within, between: as for `measure`.
+    mesh: as for `report`.
 
   Returns: {key: float} in the order of METRICS.
 
@@ -106,10 +110,14 @@ def test_collapse(
   if weight is None and bias is not None:
     raise ValueError("bias needs a weight")
   head = None if weight is None else Head(weight, bias)
-  conventions = {"centring": {"global_mean": global_mean, "between": between}, "within": within}
+  centring = {"global_mean": global_mean, "between": between}
+  conventions = {"centring": centring, "within": within, "mesh": mesh}
+  train_features = inputs.as_real(train_features, "train_features")
+  over = mesh_beyond(mesh, num_classes, train_features, scatter)
 
   def moments_of(features, labels, mask):
-    return ClassMoments.of(features, labels, num_classes, mask=mask, scatter=scatter)
+    options = {"mask": mask, "scatter": scatter, "mesh": over}
+    return ClassMoments.of(features, labels, num_classes, **options)
 
   train = (train_features, train_labels, train_mask)
   test = (test_features, test_labels, test_mask)
@@ -125,20 +133,22 @@ def test_collapse(
   ):
     family = _nc1(data, moments, **conventions)
     values |= {f"{name}/{key}": value for key, value in family.items()}
-  scale = variability.trace_between(train_moments, **conventions["centring"])
+  scale = variability.trace_between(train_moments, **centring)
   values["train/second_moment"] = variability.trace_within(train_moments) / scale
-  values |= collapse_about(decisions, train_moments, test_moments, **conventions["centring"])
+  values |= collapse_about(decisions, train_moments, test_moments, **centring)
   values = jax.device_get(values)
   return {key: float(values[key]) for key in METRICS if key in values}
 
 
-def _nc1(data, moments: ClassMoments, centring: dict, within: str) -> dict[str, Array]:
+def _nc1(
+  data, moments: ClassMoments, centring: dict, within: str, mesh: Mesh | None
+) -> dict[str, Array]:
   """nc1/* of one data set, with whatever second pass its conventions ask for."""
   features, labels, mask = data
   covariance = decisions = None
-  if moments.scatter is None:
+  if moments.scatter is None and moments.decomposable:
     projection = variability.whitener(moments, **centring)
     decisions = decide(features, labels, moments, None, mask, projection=projection)
-  elif within == "classes":
+  elif moments.scatter is not None and within == "classes":
     covariance = within_covariance(features, labels, moments, mask)
-  return variability.nc1(moments, decisions, covariance, within=within, **centring)
+  return variability.nc1(moments, decisions, covariance, mesh=mesh, within=within, **centring)

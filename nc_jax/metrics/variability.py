@@ -152,6 +152,8 @@ def spectral_ratios(
         "nc1/pinv and nc1/vci need the [D, D] scatter; these moments were made with scatter=False"
       )
     covariance = moments.scatter / jnp.maximum(jnp.sum(moments.count), 1)
+  if moments.columns is not None:
+    covariance = moments.columns.gather(covariance)
   means, classes, scale = _weighted_means(moments, global_mean, between)
   return between_.ratios(means, covariance, classes, scale)
 
@@ -173,9 +175,12 @@ def whitener(
 
       tr(Σ_W Σ_B⁺) = (1/N) Σ_i ‖Qᵀ (h_i − μ_{y_i})‖²        no [D, D] array at all
 
-  R = min(K, D); directions beyond the numerical rank are zero columns.
+  R = min(K, D); directions beyond the numerical rank are zero columns. Of split moments it is
+  split too, by rows.
   """
-  return between_.spectrum(*_weighted_means(moments, global_mean, between)).whitener
+  projection = between_.spectrum(*_weighted_means(moments, global_mean, between)).whitener
+  columns = moments.columns
+  return projection if columns is None else columns.lay(projection, columns.rows)
 
 
 @jax.jit(static_argnames="within")
@@ -219,32 +224,40 @@ def measure(
     "nc1/trace_ratio": trace_ratio(moments, within=within, **options),
     "trace/within": trace_within(moments, within),
     "trace/between": trace_between(moments, **options),
-    "rank/between": between_rank(moments, **options),
     "classes/present": jnp.sum(moments.count > 0),
   }
   # The pooled scatter weighs by example; another weighing must come from another pass.
   pooled = moments.scatter is not None and within == "samples"
   if pooled or covariance is not None:
     ratios = spectral_ratios(moments, covariance, global_mean, between)
-    values |= {"nc1/pinv": ratios.pinv, "nc1/vci": ratios.vci}
-  elif decisions is not None and decisions.whitened is not None:
+    return values | {"nc1/pinv": ratios.pinv, "nc1/vci": ratios.vci, "rank/between": ratios.rank}
+  if moments.decomposable:
+    values["rank/between"] = between_rank(moments, **options)
+  if decisions is not None and decisions.whitened is not None:
     values["nc1/pinv"] = streamed_pinv_ratio(moments, decisions.whitened, within)
   return values
 
 
-def nc1(moments: ClassMoments, decisions=None, covariance=None, **conventions) -> dict[str, Array]:
+def nc1(
+  moments: ClassMoments, decisions=None, covariance=None, *, mesh: Mesh | None = None, **conventions
+) -> dict[str, Array]:
   """nc1/* by key, and nothing else; arguments as for `measure`."""
   values = measure(moments, decisions, covariance, **conventions)
-  values["nc1/cdnv"] = cdnv(moments)
+  values["nc1/cdnv"] = cdnv(moments, mesh=mesh)
   return {key: value for key, value in values.items() if key.startswith("nc1/")}
 
 
 def _weighted_means(
   moments: ClassMoments, global_mean: str, between: str
 ) -> tuple[Array, Array, Array]:
-  """√p_k m_k [K, D], C, and the within-class standard deviation: arguments of `spectrum`."""
+  """√p_k m_k [K, D], C, and the within-class standard deviation: arguments of `spectrum`.
+
+  Of split moments, in place of the means a [min(K, D), D] triangle with the same Σ_B, whole.
+  """
   centred = centre(moments, global_mean)
   means = jnp.sqrt(between_weights(moments, between))[:, None] * centred.means
+  if moments.columns is not None:
+    means = moments.columns.triangle(means)
   total = jnp.maximum(jnp.sum(moments.count), 1)
   scale = jax.lax.stop_gradient(jnp.sqrt(jnp.sum(moments.spread) / total))
   return means, centred.classes, scale
