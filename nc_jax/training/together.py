@@ -166,7 +166,7 @@ def build(
       f"config.loss.name = {first.loss.name!r} looks at class sizes, which differ between the runs."
     )
   size, batch_size = len(datasets[0].train), first.data.batch_size
-  building.check_batch(batch_size, size, devices=1)
+  building.check_batch(first, size, devices=1)
   devices = tuple(jax.local_devices()[: len(configs)])
   steps_per_epoch = size // batch_size
 
@@ -187,6 +187,7 @@ def build(
     feed.axis,
     devices,
     one_by_one=jax.default_backend() == "cpu" and _convolves(states[0].params),
+    accumulate=first.optim.accumulate or 1,
   )
   seeing = observing_devices()
   known = {}  # runs that share a data set share its feeds
@@ -222,7 +223,7 @@ def observing_devices() -> tuple | None:
 
 
 def _make_program(
-  apply, loss_of, optimiser_of, augment, feed_axis, devices, one_by_one: bool
+  apply, loss_of, optimiser_of, augment, feed_axis, devices, one_by_one: bool, accumulate: int
 ) -> Callable:
   """(state [L, R / L, ...], images, labels, index [T, L, R / L, B]) -> (state, sums [L, T, R / L]).
 
@@ -234,7 +235,7 @@ def _make_program(
     constants = state.constants
     seed = constants["seed"]
     step = make_step(
-      apply, loss_of(constants), optimiser_of(constants), augment, seed, axis_name=None
+      apply, loss_of(constants), optimiser_of(constants), augment, seed, None, accumulate
     )
     return step(state, images, labels)
 
