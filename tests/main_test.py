@@ -71,6 +71,8 @@ def test_everything_promised_lies_in_the_workdir(finished):
   verdict = json.loads((workdir / "verdict.json").read_text())
   assert len(verdict["checks"]) == 4 and verdict["final"]["epoch"] == 4
   assert (workdir / "verdict.txt").read_text() in done.stdout
+  (made_with,) = json.loads((workdir / "versions.json").read_text())
+  assert (made_with["devices"], made_with["processes"]) == (1, 1)
   assert sorted(p.name for p in (workdir / "checkpoints").iterdir())[-1] == "32"
 
 
@@ -145,7 +147,11 @@ def test_after_kill_9_the_same_command_ends_with_the_same_numbers(finished, tmp_
     time.sleep(wait.uniform(0, 1.5))
     process.kill()
     process.communicate()
-  call(command(workdir))
+  path = workdir / "versions.json"  # of an older JAX, which is said, and nothing more
+  (entry,) = json.loads(path.read_text())
+  path.write_text(json.dumps([entry | {"jax": "0.0.1"}]))
+  assert "What is there was made with jax 0.0.1 (now " in call(command(workdir)).stderr
+  assert [each["jax"] for each in json.loads(path.read_text())] == ["0.0.1", entry["jax"]]
   for name in ("metrics.csv", "verdict.json"):
     assert (workdir / name).read_bytes() == (finished[0] / name).read_bytes()
 
