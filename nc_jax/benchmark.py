@@ -3,6 +3,7 @@
   python -m nc_jax.benchmark metrics                 the metric library: one pass, everything
   python -m nc_jax.benchmark train --config=FILE     training as a config asks for it
   python -m nc_jax.benchmark together --config=FILE  many seeds of it trained together
+  python -m nc_jax.benchmark scaling --config=FILE   both on one device, two, four, ...
 
 `python -m nc_jax.benchmark COMMAND --help` lists the options.
 
@@ -21,6 +22,7 @@ COMMANDS = {
   "metrics": "the metric library beside this machine's limits, plain NumPy, and a peer",
   "train": "training as a config asks for it, beside this machine's limits",
   "together": "runs trained together, beside as many runs alone",
+  "scaling": "training steps and moments on one device, two, four, ..., beside the ideal",
 }
 
 

@@ -138,7 +138,8 @@ def _clear(config: ml_collections.ConfigDict, arguments: list[str]) -> list[str]
     cleared = re.fullmatch(r"--?config\.([^=]+)=None", arg)
     if cleared and SETTINGS[cleared[1]].optional:
       group, _, name = cleared[1].rpartition(".")
-      config[group][name] = config_dict.placeholder(SETTINGS[cleared[1]].kind)
+      unset = config_dict.placeholder(SETTINGS[cleared[1]].kind)
+      (config[group] if group else config)[name] = unset
       left = [other for other in left if f"config.{cleared[1]}" != other.lstrip("-").split("=")[0]]
     else:
       left.append(arg)

@@ -24,7 +24,7 @@ In the workdir:
   config.json       the resolved config            checkpoints/   the latest states (Orbax)
   metrics.csv       every number of every epoch    tensorboard/   the same, as event files
   examples.npz      which examples, which labels   *.png          figures
-  class_means.npz   geometry of the last epoch
+  class_means.npz   geometry of the last epoch     versions.json   of what made it, and devices
   verdict.txt, verdict.json                        the paper's first claim, with numbers
 
 Exit status: 0 done, 1 the run failed, 2 the request was wrong; 128 + n when stopped by signal n.
@@ -44,7 +44,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 try:
   import jax
 
-  from nc_jax import processes, settings, verdict, virtual_devices, workdirs, writers
+  from nc_jax import (
+    compilation,
+    made_with,
+    processes,
+    settings,
+    verdict,
+    virtual_devices,
+    workdirs,
+    writers,
+  )
   from nc_jax.command_line import describe_settings, parse
   from nc_jax.errors import UserError, exit_status
 except ModuleNotFoundError as missing:
@@ -63,6 +72,7 @@ def run(argv: list[str]) -> int:
     return 0
   workdir, config, observe_only, cluster = request = parse(argv)
   virtual_devices.give_threads(virtual_devices.asked_for())
+  compilation.keep_in(config.compilation_cache)
   if cluster is not None:
     join(request)
   processes.from_first(lambda: workdirs.check(workdir, config, observe_only))
@@ -87,6 +97,9 @@ def run(argv: list[str]) -> int:
       config.optim.total_epochs, experiment.steps_per_epoch, quiet=not processes.is_first()
     )
     console.say(introduce(experiment, workdir))
+    if changed := processes.from_first(lambda: made_with.changes(workdir)):
+      console.say(changed)
+    processes.from_first(lambda: made_with.note(workdir))
     began = time.monotonic()
     try:
       loop.train(experiment, workdir, console)

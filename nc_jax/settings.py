@@ -84,6 +84,9 @@ def _distinct(values, kind: type) -> bool:
 # An optional key may be left out of a config: it is then None.
 SETTINGS: dict[str, Setting] = {
   "seed": _whole(0, "orders the examples, draws the data and the initial weights", 2**32 - 1),
+  "compilation_cache": _text("a folder", "where compiled programs are kept for the next start; "
+                             "None: $JAX_COMPILATION_CACHE_DIR, or nowhere", optional=True,
+                             harmless=True),
   # What is learned.
   "data.name": _name(SOURCES, "data set"),
   "data.dir": _text("a path", "the TFDS folder (None: $TFDS_DATA_DIR or ~/tensorflow_datasets), "
@@ -139,6 +142,9 @@ SETTINGS: dict[str, Setting] = {
   "model.batch_norm": _switch("batch norm in each layer (mlp, convnet); None: yes", optional=True),
   "model.stem": _name(STEMS, "first layers (resnet, vgg, densenet, vit); None: small below 64 "
                       "pixels", optional=True),
+  "model.remat": _switch("compute the inside of blocks once more for the gradient, instead of "
+                         "keeping it: less memory, more time; None: no", optional=True,
+                         harmless=True),
   "model.precision": _name(PRECISIONS, "of convolutions and products; parameters and statistics "
                            "are float32; None: float32", optional=True),
   "head.name": _name(HEADS, "from features to logits; None: linear", optional=True),
@@ -176,6 +182,8 @@ SETTINGS: dict[str, Setting] = {
   "optim.decay_factor": _real("in (0, 1]", lambda x: 0 < x <= 1, "of step: by this; None: 0.1",
                               optional=True),
   "optim.warmup_epochs": _real(*_NOT_NEGATIVE, "epochs of linear warm-up; None: 0", optional=True),
+  "optim.accumulate": _whole(1, "micro-batches of a batch, taken one after another for one step: "
+                             "less memory; batch norm sees one at a time; None: 1", optional=True),
   "optim.steps_per_call": _whole(1, "most steps of one compiled call", harmless=True),
   # What is seen of it.
   "observe.epochs": _tuple("increasing whole numbers >= 0",

@@ -69,6 +69,8 @@ def test_everything_promised_lies_in_the_workdir(finished):
   verdict = json.loads((workdir / "verdict.json").read_text())
   assert len(verdict["checks"]) == 4 and verdict["final"]["epoch"] == 4
   assert (workdir / "verdict.txt").read_text() in done.stdout
+  (made_with,) = json.loads((workdir / "versions.json").read_text())
+  assert (made_with["devices"], made_with["processes"]) == (1, 1)
   assert sorted(p.name for p in (workdir / "checkpoints").iterdir())[-1] == "32"
 
 
@@ -131,20 +133,32 @@ def test_two_devices_give_the_curve_of_one(finished, tmp_path):
 
 def test_sigterm_saves_and_says_one_sentence(tmp_path):
   workdir = tmp_path / "stopped"
-  long = {"optim.total_epochs": 3000}
-  process = subprocess.Popen(
-    command(workdir, **long), cwd=ROOT, env=environment(1), stderr=subprocess.PIPE, text=True
-  )
-  for line in process.stderr:
-    if line.startswith("epoch 1/"):
-      break
-  process.send_signal(signal.SIGTERM)
-  rest = process.communicate(timeout=60)[1]
-  assert process.returncode == 128 + signal.SIGTERM
-  assert re.search(
-    r"Stopped by SIGTERM in epoch \d+ \(step \d+\) and saved; the same command", rest
-  )
-  assert "Traceback" not in rest
+
+  def until_sigterm(first_line):
+    """What is said from that line on, the signal being sent then."""
+    process = subprocess.Popen(
+      command(workdir, **{"optim.total_epochs": 3000}),
+      cwd=ROOT,
+      env=environment(1),
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    found = next(line for line in process.stderr if line.startswith(first_line))
+    process.send_signal(signal.SIGTERM)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    return found + rest
+
+  said = until_sigterm("epoch 1/")
+  assert re.search(r"Stopped by SIGTERM in epoch \d+ \(step \d+\) and saved; the same command", said)
+  assert "Traceback" not in said
+  # It goes on with another JAX, which is said, and nothing more.
+  path = workdir / "versions.json"
+  (entry,) = json.loads(path.read_text())
+  path.write_text(json.dumps([entry | {"jax": "0.0.1"}]))
+  said = until_sigterm("What is there was made with jax 0.0.1 (now ")
+  assert "Going on from the checkpoint" in said and "Traceback" not in said
+  assert [each["jax"] for each in json.loads(path.read_text())] == ["0.0.1", entry["jax"]]
 
 
 def test_a_second_run_in_the_same_workdir_is_refused(tmp_path):

@@ -282,7 +282,7 @@ def test_it_is_drawn(unbroken):
   assert all(name in svg for name in (RATE, DECAY, "V_weak(test)", "failed: no seed ended"))
 
 
-def test_killed_and_called_again_it_ends_as_if_it_had_not_been(unbroken, tmp_path):
+def test_killed_and_called_again_it_ends_as_if_it_had_not_been(unbroken, tmp_path, capsys):
   workdir, path, said = unbroken
   command = [sys.executable, "-m", *arguments(tmp_path / "out", path)]
   process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -297,7 +297,11 @@ def test_killed_and_called_again_it_ends_as_if_it_had_not_been(unbroken, tmp_pat
   done = {p.parent for p in tmp_path.glob("out/runs/*/*/finished.json")}
   assert len(done) == 4  # else there is nothing to go on with
   before = {p: whole for p, whole in runs(tmp_path / "out").items() if p.parent in done}
+  path_of_one = min(done) / "versions.json"
+  (entry,) = json.loads(path_of_one.read_text())
+  path_of_one.write_text(json.dumps([entry | {"jax": "0.0.1"}]))
   again = call(*arguments(tmp_path / "out", path))
+  assert "What is there was made with jax 0.0.1 (now " in capsys.readouterr().err
   after = runs(tmp_path / "out")
   assert len(before) == 4 and len(after) == 8
   assert {p: after[p] for p in before} == before

@@ -3,7 +3,8 @@
     metrics     the command `metrics`: which calls are timed, and against what
     train       the command `train`: steps and observations of a config
     together    the command `together`: runs trained together beside runs alone
-    jobs        what takes turns with other work, here or in a process of its own
+    scaling     the command `scaling`: the same work on one device, two, four, ...
+  jobs        what takes turns with other work, here or in a process of its own
     sizes       S1 to S5, and whether they fit the memory
     flags       what the commands are asked
     flops       the work of a compiled program
@@ -11,5 +12,6 @@
     timing      medians of interleaved calls, with compilation told apart
     contenders  everything in a process of its own, ours and other people's, with its memory
     table       rows to stdout and to CSV
-    chart       the same rows as bars (needs matplotlib)
+    chart       the rows of `metrics` as bars (needs matplotlib)
+  scaling_chart  those of `scaling` as lines, likewise
 """

@@ -1,6 +1,7 @@
 """The flags that benchmarks share."""
 
 import argparse
+import importlib.util
 import pathlib
 
 from nc_jax.errors import UserError
@@ -22,6 +23,17 @@ def check(arguments: argparse.Namespace):
       raise UserError(f"--{flag}={value}: must be at least 1.")
   if arguments.csv:
     check_file("csv", arguments.csv)
+
+
+def check_chart(path: pathlib.Path | None):
+  """The same of --chart."""
+  if path is None:
+    return
+  check_file("chart", path)
+  if path.suffix not in (".png", ".svg", ".pdf"):
+    raise UserError(f"--chart={path}: must end in .png, .svg or .pdf.")
+  if importlib.util.find_spec("matplotlib") is None:
+    raise UserError("--chart needs matplotlib (pip install 'nc_jax[plot]').")
 
 
 def check_file(flag: str, path: pathlib.Path):

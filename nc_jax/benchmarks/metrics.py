@@ -5,7 +5,6 @@ together, results waited for. Compilation is listed apart. Nothing is judged: lo
 """
 
 import argparse
-import importlib.util
 import pathlib
 
 import jax
@@ -17,7 +16,6 @@ import nc_jax as nc
 from nc_jax.benchmarks import contenders, flags, machine, table
 from nc_jax.benchmarks.sizes import SIZES, Size, choose, too_large
 from nc_jax.benchmarks.timing import Timing, interleave
-from nc_jax.errors import UserError
 
 BUDGET = 120.0  # s a group of interleaved calls may take; slow ones make fewer repeats
 BATCH = 4096
@@ -60,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 def run(arguments: argparse.Namespace) -> int:
   sizes = choose(arguments.sizes, arguments.n, arguments.d, arguments.k)
-  check(arguments)
+  flags.check(arguments)
+  flags.check_chart(arguments.chart)
   devices = machine.devices(arguments.devices)
   facts = machine.facts(devices) | {"dtype": arguments.dtype, "precision": "highest"}
   print(f"nc_jax metrics  {table.in_words(facts)}")
@@ -88,17 +87,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     chart.draw(arguments.chart, rows, table.in_words(facts))
   return 0
-
-
-def check(arguments: argparse.Namespace):
-  """Refuses now what would fail after minutes of measuring."""
-  flags.check(arguments)
-  if arguments.chart:
-    flags.check_file("chart", arguments.chart)
-    if arguments.chart.suffix not in (".png", ".svg", ".pdf"):
-      raise UserError(f"--chart={arguments.chart}: must end in .png, .svg or .pdf.")
-    if importlib.util.find_spec("matplotlib") is None:
-      raise UserError("--chart needs matplotlib (pip install 'nc_jax[plot]').")
 
 
 def timed(size: Size, devices: list, arguments: argparse.Namespace):

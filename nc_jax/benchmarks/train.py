@@ -221,12 +221,12 @@ def fed(experiment: building.Experiment | together.Cohort) -> Iterator:
         yield experiment.batches(index)
 
 
-def placed(batch: tuple, axis: int | None) -> tuple:
+def placed(batch: tuple, axis: int | None, devices: list | None = None) -> tuple:
   """A call's (images, labels, index) where the program wants them, so that nothing moves.
 
   For arguments that lie there JAX compiles the program once more than for those that do not.
   """
-  mesh = Mesh(np.array(jax.local_devices()), (AXIS,))  # named as in `steps.replicate`
+  mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))  # named as in `steps.replicate`
   put = lambda x, *axes: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes)))
   *examples, index = batch
   if axis is not None:

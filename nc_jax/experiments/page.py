@@ -1,18 +1,15 @@
 """From the studies in a workdir to its report page."""
 
 import datetime
-import importlib.metadata
 import os
 import pathlib
 import platform
 
 import jax
 
-from nc_jax import settings
+from nc_jax import made_with, settings
 from nc_jax.experiments import report, runner, study
 from nc_jax.experiments.claims import three_digits
-
-_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
 
 
 def write(
@@ -35,7 +32,7 @@ def write(
     f"collapse cost? ({scale})",
     command=command,
     configs=recipes,
-    versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+    versions=made_with.versions(),
     hardware=hardware(),
     run_seconds=sum(runner.seconds(each.jobs) for each in studies),
     created=datetime.datetime.now(datetime.UTC).strftime("%d %B %Y").lstrip("0"),

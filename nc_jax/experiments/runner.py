@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from nc_jax import settings, writers
+from nc_jax import compilation, made_with, settings, writers
 from nc_jax.console import Console, reading
 from nc_jax.errors import RunError, UserError
 from nc_jax.experiments.results import Cell, Results, Run
@@ -74,8 +74,12 @@ def run(jobs: Sequence[Job], workdir: pathlib.Path, most: int, say: Callable[[st
   Raises loop.Stopped by a signal, after saving: called again, it goes on from there.
   """
   todo = [job for job in jobs if not (job.folder / _END).exists()]
+  if todo:
+    compilation.keep_in(todo[0].config.compilation_cache)
   if len(todo) < len(jobs):
     say(f"{len(jobs) - len(todo)} of {len(jobs)} runs are there already.")
+  for changed in sorted({made_with.changes(job.folder) for job in jobs} - {None}):
+    say(changed)
   cohorts = cohorts_of(todo, most)
   for number, cohort in enumerate(cohorts, 1):
     say(f"[{number}/{len(cohorts)}] {_describe(cohort)}")
@@ -130,6 +134,7 @@ def _train(cohort: Sequence[Job], workdir: pathlib.Path, say: Callable[[str], No
     job.folder.mkdir(parents=True, exist_ok=True)
     with replacing(job.folder / "config.json") as file:
       file.write(settings.to_json(job.config))
+    made_with.note(job.folder)
   # Checkpoints are those of runs trained together: another selection of runs begins anew.
   identity = zlib.crc32("".join(folders).encode())
   unfinished = workdir / "runs" / f".unfinished-{identity:08x}"

@@ -114,7 +114,7 @@ def build(config, progress: Callable[[int, int], None] | None = None) -> Experim
   Raises UserError for what only data, network and devices together can tell.
   """
   data, dataset = config.data, load_data(config, progress)
-  check_batch(data.batch_size, len(dataset.train), jax.device_count())
+  check_batch(config, len(dataset.train), jax.device_count())
   observe_epochs = epochs_to_observe(config.observe.epochs, config.optim.total_epochs)
   steps_per_epoch = len(dataset.train) // data.batch_size
 
@@ -126,7 +126,13 @@ def build(config, progress: Callable[[int, int], None] | None = None) -> Experim
     name: Feed(getattr(dataset, name), is_resident(config, dataset)) for name in ("train", "test")
   }
   program = make_train(
-    apply, loss, optimiser, feeds["train"].axis, augmentation(data, dataset), seed=config.seed
+    apply,
+    loss,
+    optimiser,
+    feeds["train"].axis,
+    augmentation(data, dataset),
+    config.seed,
+    config.optim.accumulate or 1,
   )
   observed = what_to_observe(config, dataset, feeds)
   measurer = build_measurer(config, dataset, model, apply, lambda _: loss, observed, state)
@@ -148,12 +154,24 @@ def is_resident(config, dataset: Dataset) -> bool:
   return dataset.fits(1024 if budget is None else budget)
 
 
-def check_batch(batch_size: int, size: int, devices: int):
+def check_batch(config, size: int, devices: int):
+  """Raises UserError unless `size` examples make a batch, which divides over the devices."""
+  batch_size, accumulate = config.data.batch_size, config.optim.accumulate or 1
   if batch_size > size:
     raise UserError(f"config.data.batch_size = {batch_size} exceeds the {size} train examples.")
   if batch_size % devices:
     raise UserError(
       f"config.data.batch_size = {batch_size} does not divide over {devices} devices."
+    )
+  if batch_size // devices % accumulate:
+    raise UserError(
+      f"config.optim.accumulate = {accumulate} does not divide the {batch_size // devices} examples"
+      f" that each device takes of config.data.batch_size = {batch_size}."
+    )
+  if accumulate > 1 and config.loss.name in losses.BATCH_LOSSES:
+    raise UserError(
+      f"config.optim.accumulate = {accumulate}, but must be None: config.loss.name = "
+      f"{config.loss.name!r} compares all examples of a batch with one another."
     )
 
 

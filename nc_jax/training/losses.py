@@ -161,6 +161,8 @@ LOSSES = {
 
 # These train the body through its features: their head must be detached, lest it do so too.
 FEATURE_LOSSES = frozenset({"supervised_contrastive"})
+# These compare the examples of a batch with one another.
+BATCH_LOSSES = frozenset({"supervised_contrastive"})
 # These look at the class sizes of the train set.
 FREQUENCY_LOSSES = frozenset({"logit_adjusted", "vs"})
 

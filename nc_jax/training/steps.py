@@ -87,6 +87,7 @@ def make_step(
   augment: Callable | None = None,
   seed: int | jax.Array = 0,
   axis_name: str | None = AXIS,
+  accumulate: int = 1,
 ) -> Callable:
   """One step: (state, images [B, ...], labels [B]) -> (state, {"loss": [], "error": []}).
 
@@ -98,6 +99,7 @@ def make_step(
     augment: (uint8 images [B, H, W, C], keys [B]) -> images, or None.
     seed: of the keys that `augment` gets.
     axis_name: the device axis over which a batch is spread, and all is averaged; None: it is not.
+    accumulate: micro-batches that the batch is cut into; see `in_micro_batches`.
   """
   optimiser = optax.with_extra_args_support(optimiser)
   mean = lambda tree: tree if axis_name is None else jax.lax.pmean(tree, axis_name)
@@ -106,21 +108,22 @@ def make_step(
     if augment is not None:
       images = augment(images, example_keys(seed, state.step, len(labels), axis_name))
 
-    def objective(params):
-      variables = state.variables | {"params": params}
+    def objective(params, batch_stats, images, labels):
+      variables = state.variables | {"params": params, "batch_stats": batch_stats}
       (logits, taps), updates = apply(variables, images, train=True, mutable=["batch_stats"])
       wrong = jnp.mean(jnp.argmax(logits, -1) != labels)
       value = jnp.mean(loss(logits, labels, taps[PENULTIMATE]))
       return value, (wrong, updates.get("batch_stats", {}))
 
-    differentiate = jax.value_and_grad(objective, has_aux=True)
-    (value, (wrong, batch_stats)), gradient = differentiate(state.params)
+    differentiate = in_micro_batches(jax.value_and_grad(objective, has_aux=True), accumulate)
+    batch = state.batch_stats, images, labels
+    (value, (wrong, batch_stats)), gradient = differentiate(state.params, *batch)
     gradient, value, wrong = mean((gradient, value, wrong))
     updates, opt_state = optimiser.update(
       gradient,
       state.opt_state,
       state.params,
-      grad_fn=lambda params, _: mean(differentiate(params)[1]),
+      grad_fn=lambda params, _: mean(differentiate(params, *batch)[1]),
     )
     state = state.replace(
       step=state.step + 1,
@@ -133,6 +136,35 @@ def make_step(
   return one_step
 
 
+def in_micro_batches(differentiate: Callable, number: int) -> Callable:
+  """`differentiate`, but the batch in so many micro-batches, one after another.
+
+  It is (params, batch_stats, images, labels) -> (value, (wrong, batch_stats)), gradient. Values
+  and gradients become means over micro-batches: without batch norm those of the whole batch, up
+  to rounding. Batch norm takes its statistics from one micro-batch at a time (of all devices), and
+  its running statistics move with each, as if they were batches of their own.
+
+  A micro-batch is every `number`-th example, so that it is the same one however many devices
+  share the batch.
+  """
+  if number == 1:
+    return differentiate
+
+  def total(params, batch_stats, images, labels):
+    def add(carry, batch):
+      sums, batch_stats = carry
+      (value, (wrong, batch_stats)), gradient = differentiate(params, batch_stats, *batch)
+      return (jax.tree.map(jnp.add, sums, (value, wrong, gradient)), batch_stats), None
+
+    cut = lambda x: x.reshape(-1, number, *x.shape[1:]).swapaxes(0, 1)
+    nothing = jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+    (sums, batch_stats), _ = jax.lax.scan(add, (nothing, batch_stats), (cut(images), cut(labels)))
+    value, wrong, gradient = jax.tree.map(lambda x: x / number, sums)
+    return (value, (wrong, batch_stats)), gradient
+
+  return total
+
+
 def make_train(
   apply: Callable,
   loss: Callable,
@@ -140,6 +172,9 @@ def make_train(
   feed_axis: int | None,
   augment: Callable | None = None,
   seed: int = 0,
+  accumulate: int = 1,
+  axis_name: str | None = AXIS,
+  devices: Sequence | None = None,
 ):
   """The compiled program (state, images, labels, index [T, L, B]) -> (state, sums of T steps).
 
@@ -148,12 +183,13 @@ def make_train(
 
   Args:
     feed_axis: the device axis of images and labels, None if every device holds all of them.
+    devices: that share a batch; None: all.
     The others are those of `make_step`.
 
   Returns per step: {"loss": float32 [T], mean over the global batch; "error": float32 [T], its
   share of wrong decisions}.
   """
-  one_step = make_step(apply, loss, optimiser, augment, seed)
+  one_step = make_step(apply, loss, optimiser, augment, seed, axis_name, accumulate)
 
   def train(state, images, labels, index):
     return jax.lax.scan(lambda s, ids: one_step(s, images[ids], labels[ids]), state, index)
@@ -164,6 +200,7 @@ def make_train(
     in_axes=(None, feed_axis, feed_axis, 1),
     out_axes=None,
     donate_argnums=0,
+    devices=devices,
   )
 
 

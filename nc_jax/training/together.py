@@ -183,7 +183,7 @@ def build(
       f"config.loss.name = {first.loss.name!r} looks at class sizes, which differ between the runs."
     )
   size, batch_size = len(datasets[0].train), first.data.batch_size
-  building.check_batch(batch_size, size, devices=1)
+  building.check_batch(first, size, devices=1)
   devices = tuple(jax.local_devices()[: len(configs)])
   steps_per_epoch = size // batch_size
 
@@ -204,6 +204,7 @@ def build(
     feed.axis,
     devices,
     one_by_one=jax.default_backend() == "cpu" and _convolves(states[0].params),
+    accumulate=first.optim.accumulate or 1,
   )
   measurers, observed = _observe_each(first, datasets, resident, model, apply, loss_of, states[0])
   return Cohort(
@@ -252,7 +253,7 @@ def _observe_each(
 
 
 def _make_program(
-  apply, loss_of, optimiser_of, augment, feed_axis, devices, one_by_one: bool
+  apply, loss_of, optimiser_of, augment, feed_axis, devices, one_by_one: bool, accumulate: int
 ) -> Callable:
   """(state [L, R / L, ...], images, labels, index [T, L, R / L, B]) -> (state, sums [L, T, R / L]).
 
@@ -264,7 +265,7 @@ def _make_program(
     constants = state.constants
     seed = constants["seed"]
     step = make_step(
-      apply, loss_of(constants), optimiser_of(constants), augment, seed, axis_name=None
+      apply, loss_of(constants), optimiser_of(constants), augment, seed, None, accumulate
     )
     return step(state, images, labels)
 

@@ -149,6 +149,14 @@ def test_what_data_and_devices_do_not_allow_is_refused():
   for changes, words in (
     ({"data__batch_size": 129}, "config.data.batch_size = 129 exceeds the 128 train examples"),
     ({"data__batch_size": 18}, "batch_size = 18 does not divide over 4 devices"),
+    (
+      {"optim__accumulate": 3},
+      "optim.accumulate = 3 does not divide the 4 examples that each device takes of config.data",
+    ),
+    (
+      {"optim__accumulate": 2, "loss__name": "supervised_contrastive"},
+      "accumulate = 2, but must be None: config.loss.name = 'supervised_contrastive' compares all",
+    ),
     ({"observe__epochs": (1, 9)}, "config.observe.epochs holds 9, but training ends at 4"),
     ({"observe__layers": ("layer3",)}, "'layer3'; the network taps layer1, penultimate"),
   ):

@@ -63,9 +63,13 @@ def close(a, b, rtol=2e-5, atol=2e-6):
   )
 
 
-@pytest.mark.parametrize("name", ["sgd", "sam"])
-def test_four_devices_take_the_step_that_one_would_take(split, name):
-  """The reference is plain JAX: one device, the whole batch, the optimiser by hand."""
+@pytest.mark.parametrize("name, accumulate", [("sgd", 1), ("sam", 1), ("sam", 3)])
+def test_four_devices_take_the_step_that_one_would_take(split, name, accumulate):
+  """The reference is plain JAX: one device, the whole batch, the optimiser by hand.
+
+  A batch in micro-batches, every third example, is three whose gradients are averaged, one after
+  another as far as the running statistics are concerned.
+  """
   images, labels = split
   apply, optimiser, state = setup(optimiser=name)
   single, _, _ = setup(axis_name=None)
@@ -79,32 +83,61 @@ def test_four_devices_take_the_step_that_one_would_take(split, name):
   def differentiate(params, stats, images, labels):
     def objective(params):
       (logits, taps), new = single(
-        constants | {"params": params, "batch_stats": stats}, images, train=True,
+        constants | {"params": params, "batch_stats": stats},
+        images,
+        train=True,
         mutable=["batch_stats"],
       )
       return loss(logits, labels, taps[PENULTIMATE]).mean(), new["batch_stats"]
 
     return jax.value_and_grad(objective, has_aux=True)(params)
 
+  def over(params, stats, ids):
+    outcomes = []
+    for micro in (ids[first::accumulate] for first in range(accumulate)):
+      (value, stats), gradient = differentiate(params, stats, images[micro], labels[micro])
+      outcomes.append((value, gradient))
+    value, gradient = jax.tree.map(lambda *x: np.mean(x, axis=0), *outcomes)
+    return (value, stats), gradient
+
   for ids in index.reshape(6, -1):
-    (value, new_stats), gradient = differentiate(params, stats, images[ids], labels[ids])
+    (value, new_stats), gradient = over(params, stats, ids)
     expected.append(float(value))
     if name == "sam":
       norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradient)))
       uphill = jax.tree.map(lambda p, g, norm=norm: p + 0.05 * g / norm, params, gradient)
-      _, gradient = differentiate(uphill, stats, images[ids], labels[ids])
+      _, gradient = over(uphill, stats, ids)
     stats = new_stats
     gradient = jax.tree.map(lambda g, p: g + 0.01 * p, gradient, params)
     velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, gradient)
     params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
 
-  train = steps.make_train(apply, loss, optimiser, None)
+  train = steps.make_train(apply, loss, optimiser, None, accumulate=accumulate)
   state, sums = train(state, images, labels, index)
   assert int(state.step) == 6
   assert jax.local_device_count() == 4
   np.testing.assert_allclose(sums["loss"], expected, rtol=2e-5)
   close(state.params, params)
   close(state.batch_stats, stats)
+
+
+def brightened(images, keys):
+  """An augmentation that tells which key each image got."""
+  brightness = jax.random.key_data(keys)[:, 0] % 100
+  return images // 2 + brightness[:, None, None, None].astype(np.uint8)
+
+
+def test_without_batch_norm_micro_batches_change_nothing_but_rounding(split):
+  whole, parts = (
+    jax.device_get(
+      steps.make_train(apply, loss, optimiser, None, brightened, 7, accumulate)(
+        state, *split, index_of(5)
+      )
+    )
+    for accumulate in (1, 3)
+    for apply, optimiser, state in [setup(batch_norm=False, optimiser="sam")]
+  )
+  close(parts, whole)
 
 
 def test_examples_train_alike_bit_for_bit_wherever_they_lie(split):
@@ -154,18 +187,13 @@ def test_the_error_is_the_share_of_wrong_decisions(split):
 def test_augmented_images_are_what_the_network_sees(split):
   """The reference trains on images that were augmented beforehand, keys and all."""
   images, labels = split
-
-  def augment(images, keys):
-    brightness = jax.random.key_data(keys)[:, 0] % 100
-    return images // 2 + brightness[:, None, None, None].astype(np.uint8)
-
   index = index_of(3)
   key_of = lambda step, slot: jax.random.fold_in(jax.random.fold_in(jax.random.key(7), step), slot)
   keys = jax.vmap(lambda t: jax.vmap(lambda s: key_of(t, s))(jnp.arange(24)))(jnp.arange(3))
-  before = np.asarray(augment(images[index.ravel()], keys.ravel()))
+  before = np.asarray(brightened(images[index.ravel()], keys.ravel()))
 
   apply, optimiser, state = setup()
-  train = steps.make_train(apply, loss, optimiser, None, augment, seed=7)
+  train = steps.make_train(apply, loss, optimiser, None, brightened, seed=7)
   state, sums = jax.device_get(train(state, images, labels, index))
   _, _, expected = setup()
   train = steps.make_train(apply, loss, optimiser, None)

@@ -53,6 +53,7 @@ CASES = {
   "losses": [{"loss__name": "focal", "loss__gamma": gamma} for gamma in (0.0, 1.0, 2.0)],
   "one": [{"seed": 3}],
   "augmented": [{"seed": seed, "data__augment": True} for seed in (1, 2)],
+  "accumulated": [{"seed": seed, "optim__accumulate": 2} for seed in (1, 2)],
   "streamed": [{"seed": seed, "data__device_budget_mib": 0.0} for seed in (1, 2)],
   "convolutions": [
     {"seed": seed, "model__name": "convnet", "model__width": 4} for seed in range(5)

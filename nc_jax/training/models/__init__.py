@@ -61,6 +61,7 @@ def build(
   depth: int | None = None,
   batch_norm: bool | None = None,
   stem: str | None = None,
+  remat: bool | None = None,
   dtype="float32",
   axis_name: str | None = None,
   image_shape: tuple[int, int, int],
@@ -70,6 +71,7 @@ def build(
   Args:
     width, depth, batch_norm, stem: options of the network; None is the published value. The stem is
       "small" for images below 64 pixels and "imagenet" from there on.
+    remat: compute the inside of blocks once more for the gradient, instead of keeping it; None: no.
     dtype: what convolutions and matrix products compute in, "float32" or "bfloat16".
     axis_name: the device axis over which batch statistics are averaged.
 
@@ -96,7 +98,9 @@ def build(
   side = min(image_shape[:2])
   if "stem" in has:
     options.setdefault("stem", "small" if side < _IMAGENET_SIDE else "imagenet")
-  body = MODELS[name](dtype=jnp.dtype(dtype), axis_name=axis_name, **options)
+  body = MODELS[name](
+    dtype=jnp.dtype(dtype), axis_name=axis_name, remat=bool(remat), **options
+  )
   least = body.least_side()
   if side < least:
     what = "stem" if "stem" in has else "depth"

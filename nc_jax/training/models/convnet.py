@@ -29,9 +29,12 @@ class ConvNet(Body, kw_only=True):
     x = images
     taps = {}
     for block in range(1, self.depth + 1):
-      x = self.conv(self.width, 3, bias=not self.batch_norm, name=f"conv{block}")(x)
-      if self.batch_norm:
-        x = self.norm(train, name=f"norm{block}")(x)
-      x = taps[f"block{block}"] = nn.relu(x)
+      x = taps[f"block{block}"] = self.section(ConvNet._block, x, block, train)
       x = max_pool(x)
     return taps | {"penultimate": global_average(x)}
+
+  def _block(self, x: jax.Array, block: int, train: bool) -> jax.Array:
+    x = self.conv(self.width, 3, bias=not self.batch_norm, name=f"conv{block}")(x)
+    if self.batch_norm:
+      x = self.norm(train, name=f"norm{block}")(x)
+    return nn.relu(x)

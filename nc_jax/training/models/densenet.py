@@ -67,16 +67,20 @@ class DenseNet(Body, kw_only=True):
       if block > 1:
         x = taps[f"transition{block - 1}"] = self._transition(x, train, f"transition{block - 1}")
       for layer in range(1, layers + 1):
-        x = DenseLayer(
-          growth=self.width,
-          bottleneck=self.bottleneck,
-          dtype=self.dtype,
-          axis_name=self.axis_name,
-          name=f"dense{block}_layer{layer}",
-        )(x, train)
+        x = self.section(DenseNet._layer, x, f"dense{block}_layer{layer}", train)
       taps[f"dense{block}"] = x
     x = nn.relu(self.norm(train, name="norm")(x))
     return taps | {"penultimate": global_average(x)}
+
+  def _layer(self, x: jax.Array, name: str, train: bool) -> jax.Array:
+    layer = DenseLayer(
+      growth=self.width,
+      bottleneck=self.bottleneck,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+      name=name,
+    )
+    return layer(x, train)
 
   def _transition(self, x: jax.Array, train: bool, name: str) -> jax.Array:
     channels = x.shape[-1] // 2 if self.bottleneck else x.shape[-1]

@@ -1,5 +1,7 @@
 """What the networks share: convolution, norm and pooling, as the references do them."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,14 +22,25 @@ class Body(nn.Module, kw_only=True):
     dtype: what convolutions and matrix products compute in. Parameters, batch statistics and the
       arithmetic of norms and of average pooling are float32 whatever it is.
     axis_name: the device axis over which batch statistics are averaged in training.
+    remat: of each `section` only the input is kept for the gradient, and what is inside computed
+      once more: less memory, more time, the same numbers, parameters and batch statistics.
   """
 
   dtype: jnp.dtype = jnp.float32
   axis_name: str | None = None
+  remat: bool = False
 
   def least_side(self) -> int:
     """Height and width of the smallest images that the network takes."""
     return 1
+
+  def section(self, apply: Callable, x: jax.Array, *options) -> jax.Array:
+    """`apply(self, x, *options)`, a part of the network between two taps. See `remat`.
+
+    `apply` is a method as its class holds it, for it may be given another module than `self`.
+    """
+    inside = lambda module, x: apply(module, x, *options)
+    return nn.remat(inside)(self, x) if self.remat else inside(self, x)
 
   def conv(self, channels: int, size: int, stride: int = 1, *, bias: bool = False, name: str):
     """Convolution padded by (size - 1) / 2 on each side, He initialisation by fan-out.

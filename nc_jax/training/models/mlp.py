@@ -24,14 +24,17 @@ class MLP(Body, kw_only=True):
     x = images.reshape(len(images), -1)
     taps = {}
     for layer in range(1, self.depth + 1):
-      x = nn.Dense(
-        self.width,
-        kernel_init=nn.initializers.he_normal(),
-        dtype=self.dtype,
-        name=f"linear{layer}",
-      )(x)
-      if self.batch_norm:
-        x = self.norm(train, name=f"norm{layer}")(x)
-      x = nn.relu(x)
+      x = self.section(MLP._layer, x, layer, train)
       taps["penultimate" if layer == self.depth else f"layer{layer}"] = x
     return taps
+
+  def _layer(self, x: jax.Array, layer: int, train: bool) -> jax.Array:
+    x = nn.Dense(
+      self.width,
+      kernel_init=nn.initializers.he_normal(),
+      dtype=self.dtype,
+      name=f"linear{layer}",
+    )(x)
+    if self.batch_norm:
+      x = self.norm(train, name=f"norm{layer}")(x)
+    return nn.relu(x)

@@ -80,11 +80,13 @@ class ResNet(Body, kw_only=True):
     for stage, blocks in enumerate(self.blocks, start=1):
       for block in range(1, blocks + 1):
         name = f"stage{stage}_block{block}"
-        x = taps[name] = self.block(
-          channels=self.width * 2 ** (stage - 1),
-          stride=2 if stage > 1 and block == 1 else 1,
-          dtype=self.dtype,
-          axis_name=self.axis_name,
-          name=name,
-        )(x, train)
+        stride = 2 if stage > 1 and block == 1 else 1
+        channels = self.width * 2 ** (stage - 1)
+        x = taps[name] = self.section(ResNet._block, x, channels, stride, name, train)
     return taps | {"penultimate": global_average(x)}
+
+  def _block(self, x: jax.Array, channels: int, stride: int, name: str, train: bool) -> jax.Array:
+    block = self.block(
+      channels=channels, stride=stride, dtype=self.dtype, axis_name=self.axis_name, name=name
+    )
+    return block(x, train)

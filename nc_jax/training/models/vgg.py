@@ -38,9 +38,7 @@ class VGG(Body, kw_only=True):
     taps = {}
     for stage, convs in enumerate(self.convs, start=1):
       for conv in range(1, convs + 1):
-        name = f"stage{stage}_conv{conv}"
-        x = self.conv(self.width * 2 ** min(stage - 1, 3), 3, bias=True, name=name)(x)
-        x = taps[name] = nn.relu(self.norm(train, name=f"stage{stage}_norm{conv}")(x))
+        x = taps[f"stage{stage}_conv{conv}"] = self.section(VGG._layer, x, stage, conv, train)
       x = max_pool(x)
     if self.stem == "small":
       return taps | {"penultimate": global_average(x)}
@@ -55,6 +53,11 @@ class VGG(Body, kw_only=True):
       )(x)
       x = taps[name] = nn.relu(x)
     return taps
+
+  def _layer(self, x: jax.Array, stage: int, conv: int, train: bool) -> jax.Array:
+    channels = self.width * 2 ** min(stage - 1, 3)
+    x = self.conv(channels, 3, bias=True, name=f"stage{stage}_conv{conv}")(x)
+    return nn.relu(self.norm(train, name=f"stage{stage}_norm{conv}")(x))
 
 
 def _adaptive_average(x: jax.Array, side: int) -> jax.Array:

@@ -80,5 +80,8 @@ class ViT(Body, kw_only=True):
     taps = {}
     for block in range(1, self.depth + 1):
       name = f"block{block}"
-      x = taps[name] = TransformerBlock(heads=heads, dtype=self.dtype, name=name)(x)
+      x = taps[name] = self.section(ViT._block, x, heads, name)
     return taps | {"penultimate": global_average(_layer_norm(self, "norm_last")(x))}
+
+  def _block(self, x: jax.Array, heads: int, name: str) -> jax.Array:
+    return TransformerBlock(heads=heads, dtype=self.dtype, name=name)(x)

@@ -1,0 +1,34 @@
+"""Compiled programs, kept on disk for the next start."""
+
+import pathlib
+
+import jax
+
+from nc_jax.errors import UserError
+
+LEAST = 0.2  # s; a program that compiles faster is not worth a file
+
+
+def keep_in(folder: str | None):
+  """From now on programs are taken from `folder`, or compiled and put there.
+
+  None: as $JAX_COMPILATION_CACHE_DIR says, else nowhere. Must come before anything is compiled,
+  when JAX decides. A program is found again by what it computes, the versions of what compiled it,
+  the compiler's flags and the device, so the numbers are the same; a file that cannot be read is a
+  warning, and the program compiled. Nothing is ever deleted there.
+
+  Raises UserError for a folder that cannot be made.
+  """
+  if folder is None:
+    return
+  if "://" not in folder:  # else a bucket's, which is JAX's affair
+    try:
+      path = pathlib.Path(folder).expanduser().absolute()
+      path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise UserError(
+        f"config.compilation_cache = {folder!r} cannot be made: {error.strerror}."
+      ) from error
+    folder = str(path)
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST)
