@@ -134,8 +134,8 @@ def test_two_devices_give_the_curve_of_one(finished, tmp_path):
 def test_sigterm_saves_and_says_one_sentence(tmp_path):
   workdir = tmp_path / "stopped"
 
-  def until_sigterm(first_line):
-    """What is said from that line on, the signal being sent then."""
+  def until_sigterm(line):
+    """What is said, the signal being sent after a line that begins so."""
     process = subprocess.Popen(
       command(workdir, **{"optim.total_epochs": 3000}),
       cwd=ROOT,
@@ -143,21 +143,22 @@ def test_sigterm_saves_and_says_one_sentence(tmp_path):
       stderr=subprocess.PIPE,
       text=True,
     )
-    found = next(line for line in process.stderr if line.startswith(first_line))
+    said = []
+    while not said or not said[-1].startswith(line):
+      said.append(next(process.stderr))
     process.send_signal(signal.SIGTERM)
-    rest = process.communicate(timeout=60)[1]
+    said.append(process.communicate(timeout=60)[1])
     assert process.returncode == 128 + signal.SIGTERM
-    return found + rest
+    assert "Traceback" not in "".join(said)
+    return "".join(said)
 
   said = until_sigterm("epoch 1/")
-  assert re.search(r"Stopped by SIGTERM in epoch \d+ \(step \d+\) and saved; the same command", said)
-  assert "Traceback" not in said
+  assert re.search(r"Stopped by SIGTERM in epoch \d+ \(step \d+\) and saved; the same", said)
   # It goes on with another JAX, which is said, and nothing more.
   path = workdir / "versions.json"
   (entry,) = json.loads(path.read_text())
   path.write_text(json.dumps([entry | {"jax": "0.0.1"}]))
-  said = until_sigterm("What is there was made with jax 0.0.1 (now ")
-  assert "Going on from the checkpoint" in said and "Traceback" not in said
+  assert "What is there was made with jax 0.0.1 (now " in until_sigterm("Going on from the")
   assert [each["jax"] for each in json.loads(path.read_text())] == ["0.0.1", entry["jax"]]
 
 
