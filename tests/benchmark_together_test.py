@@ -13,6 +13,7 @@ from nc_jax import benchmark
 from nc_jax.benchmarks import jobs, machine, together
 from nc_jax.benchmarks.timing import Timing
 from nc_jax.errors import RunError
+from nc_jax.training import together as training
 from tests import configs
 
 CONFIG = f"--config={configs.ROOT}/configs/digits.py"
@@ -62,8 +63,12 @@ def test_the_command_prints_and_writes_every_row(tmp_path, capsys):
     assert float(row["compile_s"]) > 0 and row["recompiled"] == "0" and row["runs"] == "3"
     for name in set.union(*RATIOS.values()):
       assert float(row[name]) > 0 if name in RATIOS[what] else row[name] == "", (what, name)
-    spread = min(size, jax.device_count()) if what in ("step", "limit/devices") else 1
-    assert row["devices_used"] == str(spread)
+    spread = {
+      "step": min(size, jax.device_count()),
+      "limit/devices": min(size, jax.device_count()),
+      "observation": len(training.observing_devices(size)),
+    }
+    assert row["devices_used"] == str(spread.get(what, 1))
     assert row["devices"] == f"{jax.device_count()} x cpu" and row["model"] == "mlp"
     assert row["config"].endswith("digits.py " + " ".join(TINY))
     assert (row["batch_size"], row["steps_per_epoch"], row["steps_per_call"]) == ("16", "8", "8")
