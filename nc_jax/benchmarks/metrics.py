@@ -217,14 +217,4 @@ def outside(size: Size, platform: str, repeats: int, product_s: float):
 
 
 def row_of(size: Size, what: str, timing: Timing, **more) -> table.Row:
-  return table.Row(
-    *size,
-    what,
-    runs=len(timing.samples),
-    compile_s=timing.compiling,
-    median_s=timing.median,
-    min_s=min(timing.samples),
-    max_s=max(timing.samples),
-    recompiled=timing.recompiled,
-    **more,
-  )
+  return table.Row.of(what, timing, size=size.name, n=size.n, d=size.d, k=size.k, **more)

@@ -49,36 +49,24 @@ WHAT = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row(table.Timed):
   """One thing timed on so many devices. None where a column makes no sense.
 
   Attributes:
-    what: see WHAT.
     devices_used: which share the work.
-    runs: samples of which median_s, min_s and max_s are taken.
-    compile_s: tracing and compiling in the first call.
     median_s: seconds per step, or per call.
-    min_s, max_s: the spread.
     examples_per_s: of all devices together.
     ideal_per_s: the rate of one device, times the devices.
     efficiency: examples_per_s / ideal_per_s, which is the time on one device over that on these.
     averaging: of `step`: (step - step/apart) / step.
-    recompiled: programs compiled after the first call; 0 is as it should be.
   """
 
-  what: str
   devices_used: int
-  runs: int
-  compile_s: float
-  median_s: float
-  min_s: float
-  max_s: float
   efficiency: float
   examples_per_s: float | None = None
   ideal_per_s: float | None = None
   averaging: float | None = None
-  recompiled: int = 0
 
 
 HEADINGS = (
@@ -250,18 +238,13 @@ def rows_of(what: str, timings: dict[int, Timing], examples: int | None) -> list
   one = timings[1].median
   rate = lambda seconds, number: examples and number * examples / seconds
   return [
-    Row(
+    Row.of(
       what,
+      timing,
       devices_used=number,
-      runs=len(timing.samples),
-      compile_s=timing.compiling,
-      median_s=timing.median,
-      min_s=min(timing.samples),
-      max_s=max(timing.samples),
       efficiency=one / timing.median,
       examples_per_s=rate(timing.median, number),
       ideal_per_s=rate(one, number),
-      recompiled=timing.recompiled,
     )
     for number, timing in timings.items()
   ]

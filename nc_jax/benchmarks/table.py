@@ -5,26 +5,57 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+from nc_jax.benchmarks.timing import Timing
 from nc_jax.files import replacing
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One thing timed at one size. None where a column makes no sense.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timed:
+  """One thing timed: the first columns of every benchmark's table.
+
+  Attributes:
+    what: was timed.
+    runs: samples of which median_s, min_s and max_s are taken.
+    compile_s: tracing and compiling in the first call.
+    median_s: seconds, of a call unless the table says otherwise.
+    min_s, max_s: the spread.
+    recompiled: programs compiled after the first call; 0 is as it should be.
+  """
+
+  what: str
+  runs: int
+  compile_s: float
+  median_s: float
+  min_s: float
+  max_s: float
+  recompiled: int = 0
+
+  @classmethod
+  def of(cls, what: str, timing: Timing, **columns):
+    """The row of a timing; `columns` are those of the subclass."""
+    return cls(
+      what=what,
+      runs=len(timing.samples),
+      compile_s=timing.compiling,
+      median_s=timing.median,
+      min_s=min(timing.samples),
+      max_s=max(timing.samples),
+      recompiled=timing.recompiled,
+      **columns,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row(Timed):
+  """One thing of `metrics.WHAT` timed at one size. None where a column makes no sense.
 
   Attributes:
     size, n, d, k: the size.
-    what: see `metrics.WHAT`.
-    runs: samples of which median_s, min_s and max_s are taken.
-    compile_s: tracing and compiling in the first call.
-    median_s: seconds per call.
-    min_s, max_s: the spread.
     gb_per_s: bytes of features, times the passes over them, per second.
     gflop_per_s: nominal: 2 N D² for XᵀX, symmetry used or not; 2 N K D per score matrix.
     x_product: time relative to limit/product of the same round.
     share_of_blas, share_of_read: speed relative to limit/blas and limit/read.
     x_nc_jax: time relative to process/nc_jax.
-    recompiled: programs compiled after the first call.
     data_mib, peak_mib: the arrays handed in, and the largest memory of the whole process.
     scaled: True if the time was measured on a part and scaled up.
   """
@@ -33,19 +64,12 @@ class Row:
   n: int
   d: int
   k: int
-  what: str
-  runs: int
-  compile_s: float
-  median_s: float
-  min_s: float
-  max_s: float
   gb_per_s: float | None = None
   gflop_per_s: float | None = None
   x_product: float | None = None
   share_of_blas: float | None = None
   share_of_read: float | None = None
   x_nc_jax: float | None = None
-  recompiled: int = 0
   data_mib: float | None = None
   peak_mib: float | None = None
   scaled: bool = False

@@ -45,41 +45,29 @@ WHAT = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row(table.Timed):
   """One thing timed. None where a column makes no sense.
 
   Attributes:
-    what: see WHAT.
     together: R, runs trained together; what is `alone` was measured in turns with them.
     devices_used: those that hold runs, or share one run's examples.
-    runs: samples of which median_s, min_s and max_s are taken.
-    compile_s: tracing and compiling in the first call.
     median_s: seconds per step, or per observation, of all R runs; of one run if `alone`.
-    min_s, max_s: the spread.
     examples_per_s: examples of all R runs.
     of_alone: median_s relative to R times that of the run alone; of limit/devices, relative to
       one device after the other.
     limit: of of_alone, if neither batching nor idle cores help: see `limit`.
     epoch_of_alone: the same as of_alone, of an epoch of steps and one observation of every run.
     job_of_alone: the same of all epochs and all observations that the config asks for.
-    recompiled: programs compiled after the first call; 0 is as it should be.
   """
 
-  what: str
   together: int
   devices_used: int
-  runs: int
-  compile_s: float
-  median_s: float
-  min_s: float
-  max_s: float
   examples_per_s: float | None = None
   of_alone: float | None = None
   limit: float | None = None
   epoch_of_alone: float | None = None
   job_of_alone: float | None = None
-  recompiled: int = 0
 
 
 HEADINGS = (
@@ -241,17 +229,12 @@ def rows_of(cohort: training.Cohort, timings: dict[str, Timing]) -> list[Row]:
     "observation": {"of_alone": of_alone(0, 1)},
   }
   return [
-    Row(
+    Row.of(
       what,
+      timings[what],
       together=size,
       devices_used=devices.get(what, 1),
-      runs=len(timings[what].samples),
-      compile_s=timings[what].compiling,
-      median_s=median[what],
-      min_s=min(timings[what].samples),
-      max_s=max(timings[what].samples),
       examples_per_s=examples[what] / median[what] if what in examples else None,
-      recompiled=timings[what].recompiled,
       **ratios.get(what, {}),
     )
     for what in WHAT

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nc_jax import command_line
 from nc_jax.benchmarks import flags, machine, table
 from nc_jax.benchmarks.flops import flops
-from nc_jax.benchmarks.timing import Timing, interleave
+from nc_jax.benchmarks.timing import interleave
 from nc_jax.console import reading
 from nc_jax.errors import UserError
 from nc_jax.training import building, loop, together
@@ -42,16 +42,12 @@ WHAT = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row(table.Timed):
   """One thing timed. None where a column makes no sense.
 
   Attributes:
-    what: see WHAT.
-    runs: samples of which median_s, min_s and max_s are taken.
-    compile_s: tracing and compiling in the first call.
     median_s: seconds per step, product or observation.
-    min_s, max_s: the spread.
     examples_per_s: examples of all devices together.
     gflop: products and convolutions of one step (`flops.flops`), all devices together.
     gflop_per_s: the same per second.
@@ -59,15 +55,8 @@ class Row:
     input_share: of `step`: (step - step/repeated) / step.
     epochs: time relative to the steps of one epoch.
     peak_mib: most memory taken on one device by training, if it says so.
-    recompiled: programs compiled after the first call; 0 is as it should be.
   """
 
-  what: str
-  runs: int
-  compile_s: float
-  median_s: float
-  min_s: float
-  max_s: float
   examples_per_s: float | None = None
   gflop: float | None = None
   gflop_per_s: float | None = None
@@ -75,7 +64,6 @@ class Row:
   input_share: float | None = None
   epochs: float | None = None
   peak_mib: float | None = None
-  recompiled: int = 0
 
 
 HEADINGS = (
@@ -145,7 +133,7 @@ def timed(experiment: building.Experiment, devices: list, repeats: int) -> Itera
   observe = lambda: experiment.observer(training.state)
   timing = interleave({"observation": observe}, repeats, BUDGET)["observation"]
   examples = sum(len(feed.split) for feed in experiment.feeds.values())
-  yield row_of(
+  yield Row.of(
     "observation",
     timing,
     examples_per_s=examples / timing.median,
@@ -175,7 +163,7 @@ def steps(experiment: building.Experiment, training: "Training", devices: list, 
     BUDGET,
   )
   limit = 2 * side**3 * len(devices) / timings["limit/product"].median / 1e9
-  yield row_of("limit/product", timings["limit/product"], gflop_per_s=limit)
+  yield Row.of("limit/product", timings["limit/product"], gflop_per_s=limit)
 
   gflop = flops(experiment.program, training.state, *one_batch) / len(index) * len(devices) / 1e9
   fed_s, repeated_s = timings["step"].median, timings["step/repeated"].median
@@ -183,7 +171,7 @@ def steps(experiment: building.Experiment, training: "Training", devices: list, 
   timings["step"] = timings["step"]._replace(compiling=first.compiling)
   for what in ("step", "step/repeated"):
     timing = timings[what].scaled(1 / (calls * len(index)))
-    yield row_of(
+    yield Row.of(
       what,
       timing,
       examples_per_s=experiment.config.data.batch_size / timing.median,
@@ -244,19 +232,6 @@ def operands(devices: list, side: int, dtype: str) -> jax.Array:
 @jax.jit
 def product(x):
   return jnp.matmul(x, x)
-
-
-def row_of(what: str, timing: Timing, **more) -> Row:
-  return Row(
-    what,
-    runs=len(timing.samples),
-    compile_s=timing.compiling,
-    median_s=timing.median,
-    min_s=min(timing.samples),
-    max_s=max(timing.samples),
-    recompiled=timing.recompiled,
-    **more,
-  )
 
 
 def to_line(row: Row) -> str:
