@@ -92,7 +92,7 @@ def source(name: str):
     logging.set_verbosity(logging.ERROR)  # it does not matter which library decodes the images
     try:
       builder = tfds.builder_from_directory(str(folder))
-      check_name(builder, name)
+      check_features(builder, name)
       parts = [_Part(builder, split) for split in ("train", TEST_SPLITS[name])]
       shape = builder.info.features["image"].shape
       names = class_names(builder, sum(map(len, parts)))
@@ -121,10 +121,18 @@ def source(name: str):
   return read
 
 
-def check_name(builder, name: str):
-  """Raises ValueError where the folder of one set holds another one."""
+def check_features(builder, name: str):
+  """Raises ValueError where the folder holds another set, or one of no images and classes."""
+  import tensorflow_datasets as tfds
+
   if builder.info.name != name.partition("/")[0]:
     raise ValueError(f"it holds {builder.info.name}")
+  image, label = (builder.info.features[key] for key in ("image", "label"))
+  if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+    raise ValueError("features.json tells of no image with a class")
+  # TFDS repeats a grey image as often as is said here, a million times too.
+  if len(image.shape) != 3 or image.shape[-1] not in (1, 3) or image.np_dtype != np.uint8:
+    raise ValueError(f"features.json tells of images {image.np_dtype} {list(image.shape)}")
 
 
 def class_names(builder, examples: int) -> tuple[str, ...]:
@@ -177,7 +185,10 @@ class _Part:
       encoded = self._builder.as_data_source(self._split, decoders=decoders)
       return {"labels": np.array(list(self._each(encoded, label_of, reading)), np.int32)}
 
+    first = lambda: self._one(self._examples, 0, image_of)  # before anything is made in its shape
+
     def decode_all():
+      first()
       images, labels = np.empty((len(self), *shape), np.uint8), np.empty(len(self), np.int32)
       both = lambda example: (image_of(example), label_of(example))
       for place, pair in enumerate(self._each(self._examples, both, reading)):
@@ -192,8 +203,8 @@ class _Part:
       arrays = keep("x".join(map(str, shape)), ("images", "labels"), decode_all)
       return Split(arrays["images"], arrays["labels"])
     labels = keep("labels", ["labels"], labels_alone)["labels"]
+    first()
     read = lambda id_: self._one(self._examples, id_, image_of)
-    read(0)  # so that a shape which no image has is found before anything is made in it
     return Split(StreamedImages(read, np.arange(len(self)), shape, reading.read_threads), labels)
 
   def _each(self, examples, of, reading: Reading):
