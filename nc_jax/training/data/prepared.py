@@ -68,7 +68,7 @@ def _form(path: pathlib.Path) -> str | None:
   """The file format that a dataset_info.json tells of; None without such a file."""
   try:
     return json.loads(path.read_text(encoding="utf-8")).get("fileFormat")
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return None
   except (OSError, ValueError, AttributeError, RecursionError) as error:
     raise UserError(f"{path} cannot be read: {error}.") from error
@@ -95,7 +95,7 @@ def source(name: str):
       check_features(builder, name)
       parts = [_Part(builder, split) for split in ("train", TEST_SPLITS[name])]
       shape = builder.info.features["image"].shape
-      names = class_names(builder, sum(map(len, parts)))
+      names = class_names(builder, folder, sum(map(len, parts)))
       if image_size is not None:
         shape = (image_size, image_size, shape[-1])
       elif None in shape:
@@ -135,12 +135,18 @@ def check_features(builder, name: str):
     raise ValueError(f"features.json tells of images {image.np_dtype} {list(image.shape)}")
 
 
-def class_names(builder, examples: int) -> tuple[str, ...]:
+def class_names(builder, folder: pathlib.Path, examples: int) -> tuple[str, ...]:
   """The names of the classes, of which there are no more than examples."""
   label = builder.info.features["label"]
   if not 0 < label.num_classes <= examples:
     raise ValueError(f"features.json tells of {label.num_classes} classes; {examples} examples")
-  return tuple(label.names)
+  file, names = folder / "label.labels.txt", tuple(label.names)
+  if file.exists():
+    with named(file.name):
+      file.read_text(encoding="utf-8")  # TFDS numbers the classes if it cannot read their names
+      if not len(set(names)) == len(names) == label.num_classes:
+        raise ValueError(f"{len(set(names))} names where there are {label.num_classes} classes")
+  return names
 
 
 class _Part:
@@ -153,8 +159,7 @@ class _Part:
     self._files = [pathlib.Path(file) for file in info.filepaths]
     for file, promised in zip(self._files, info.shard_lengths, strict=True):
       with named(file.name):
-        if not file.exists():
-          raise ValueError("there is no such file")
+        file.open("rb").close()  # the reader finds no example in what is absent or not ours to read
         held = ArrayRecordReader(str(file)).num_records()
         if held != promised:
           raise ValueError(f"{held} examples can be read where dataset_info.json says {promised}")

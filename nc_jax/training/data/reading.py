@@ -62,6 +62,8 @@ def named(example: str):
 
 def expanded(path: str) -> pathlib.Path:
   """A path as a config says it, perhaps with ~ for the home folder."""
+  if "\0" in path:
+    raise UserError(f"{path!r} is no path: it holds a null byte.")
   try:
     return pathlib.Path(path).expanduser()
   except RuntimeError as error:

@@ -85,7 +85,7 @@ def test_a_missing_or_truncated_shard_is_named(folder, budget):
     shard.write_bytes(content[:kept])
     assert fuzz.refusal(lambda: load(folder, budget), f"{shard.name}: ")
   shard.unlink()
-  line = f"{shard.name}: there is no such file"
+  line = f"{shard.name}: [Errno 2] No such file"
   assert fuzz.refusal(lambda: load(folder, budget), line)
 
 
@@ -136,3 +136,18 @@ def test_a_class_without_examples(folder, budget, split):
     assert fuzz.refusal(lambda: load(folder, budget), "class 1 (class1) has no train example")
   else:
     assert set(load(folder, budget).test.labels) == {0, 2}
+
+
+@pytest.mark.parametrize(
+  "content, line",
+  [
+    (b"a\nb\n", "2 names where there are 3 classes"),
+    (b"a\nb\nc\nd\n", "4 names where there are 3 classes"),
+    (b"a\nb\na\n", "2 names where there are 3 classes"),
+    (b"a\nb\n\xff\n", "can't decode byte 0xff"),
+  ],
+)
+def test_other_names_than_classes_are_refused(folder, content, line):
+  (folder / "label.labels.txt").write_bytes(content)
+  said = fuzz.refusal(lambda: load(folder), "label.labels.txt: ")
+  assert line in said
