@@ -151,3 +151,35 @@ def test_other_names_than_classes_are_refused(folder, content, line):
   (folder / "label.labels.txt").write_bytes(content)
   said = fuzz.refusal(lambda: load(folder), "label.labels.txt: ")
   assert line in said
+
+
+@pytest.mark.parametrize(
+  "true, said, line",
+  [
+    ('"1"', '"1000000000000"', "tells of images uint8 [5, 6, 1000000000000]"),  # 30 TB, of TFDS
+    ('"1"', '"0"', "tells of images uint8 [5, 6, 0]"),
+    ('"1"', '"2"', "tells of images uint8 [5, 6, 2]"),
+    ('"uint8"', '"uint16"', "tells of images uint16 [5, 6, 1]"),
+    ('"5"', '"100000"', "example 0: its image is uint8 [5, 6, 1] where uint8 [100000, 6, 1]"),
+    ("image_feature.Image", "text_feature.Text", "tells of no image with a class"),
+    ('"numClasses": "3"', '"numClasses": "1000000000000"', "of 1000000000000 classes; 24 examples"),
+  ],
+)
+def test_images_that_no_set_has_are_refused_before_one_is_made(folder, true, said, line):
+  path = folder / "features.json"
+  (folder / "label.labels.txt").unlink()
+  text = path.read_text()
+  assert text.count(true) == 1
+  path.write_text(text.replace(true, said))
+  for budget in BUDGETS.values():
+    assert fuzz.refusal(lambda at=budget: load(folder, at), line)
+
+
+def test_a_grey_image_is_grey_in_every_channel_where_the_set_says_three(folder):
+  path = folder / "features.json"
+  path.write_text(path.read_text().replace('"1"', '"3"'))
+  coloured = in_form("PNG", "RGB")
+  rewrite(folder, "train", [records(image=coloured)])
+  images = load(folder).train.images
+  np.testing.assert_array_equal(images[3], np.repeat(random_split(12, SHAPE, 3, 1)[0][3], 3, -1))
+  assert not images[7].any()

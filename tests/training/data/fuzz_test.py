@@ -79,7 +79,7 @@ def mutated(draw, text):
     elif what == "out" and (isinstance(inner, list) or key in inner):
       del inner[key]
     else:
-      inner[key] = draw(ODD)
+      inner[key] = copy.deepcopy(draw(ODD))
   text = json.dumps(value)
   if draw(st.integers(0, 3)) == 0:
     place, length = draw(st.integers(0, len(text))), draw(st.integers(0, 4))
