@@ -72,6 +72,12 @@ def override(
 
   `values` as in `read_config`. Raises UserError for whatever is wrong with the arguments.
   """
+  refuse = lambda arg: UserError(
+    f"{arg!r} is not understood; settings are written --config.KEY=VALUE."
+  )
+  for arg in arguments:  # absl's own: what a file says, and what is then not refused
+    if re.match("--?(flagfile|undefok)(=|$)", arg):
+      raise refuse(arg)
   for key in overridden(arguments):
     settings.check_key(key)
   values = flags.FlagValues() if values is None else values
@@ -86,7 +92,7 @@ def override(
   except (flags.Error, ValueError) as error:  # the latter for --noconfig.KEY=VALUE
     raise UserError(str(error)) from error
   if extra:
-    raise UserError(f"{extra[0]!r} is not understood; settings are written --config.KEY=VALUE.")
+    raise refuse(extra[0])
   return holder.value
 
 

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from nc_jax import verdict, writers
+from nc_jax import npz, verdict, writers
 from nc_jax.figure_style import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE, cosines
 from nc_jax.files import replacing
 from nc_jax.training.models import LOGITS, PENULTIMATE
@@ -31,10 +31,12 @@ _PANELS = (
 
 
 def draw(workdir: pathlib.Path) -> list[pathlib.Path]:
-  """Draws every figure of a run into its workdir and returns their paths."""
+  """Draws every figure of a run into its workdir and returns their paths.
+
+  Raises UserError for damaged class means.
+  """
   rows = writers.read_csv(workdir / "metrics.csv")
-  with np.load(workdir / "class_means.npz") as arrays:
-    geometry = dict(arrays)
+  geometry = npz.load(workdir / "class_means.npz", ("train", "test", "weight"))
   with matplotlib.rc_context(STYLE):
     figures = {
       "collapse.png": collapse(rows),

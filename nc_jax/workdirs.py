@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import pathlib
 
 from nc_jax import settings
@@ -56,17 +57,28 @@ def opened(workdir: pathlib.Path, config):
 def held(workdir: pathlib.Path):
   """Makes the workdir and holds it for this process.
 
-  Raises UserError where another run holds it, or where it cannot be made.
+  Raises UserError where another run holds it, where it cannot be made, and where a link leads out.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / ".lock").open("w")
+    _check_links(workdir)
+    lock = (workdir / ".lock").open("a")  # which empties no file, should it be a link
   except OSError as error:
     raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}.") from error
   with lock:  # which ends with the process, however it ends
     _lock(lock, fcntl.LOCK_EX, workdir)
     clear_unfinished(workdir)
     yield
+
+
+def _check_links(workdir: pathlib.Path):
+  """Raises UserError for a link that would make a run write elsewhere than in its workdir."""
+  home = os.path.realpath(workdir)
+  for folder, folders, files in os.walk(workdir):
+    for path in (os.path.join(folder, name) for name in (*folders, *files)):
+      target = os.path.realpath(path) if os.path.islink(path) else home
+      if os.path.commonpath([home, target]) != home:
+        raise UserError(f"--workdir={workdir}: {path} is a link out of the workdir, to {target}.")
 
 
 def _lock(file, kind: int, workdir: pathlib.Path):

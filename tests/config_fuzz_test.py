@@ -113,7 +113,7 @@ def test_odd_files_are_named(tmp_path, name):
   st.lists(
     st.tuples(
       st.sampled_from(["--config.", "-config.", "--noconfig.", "--", "---config.", ""]),
-      st.sampled_from(KEYS) | st.text(max_size=8),
+      st.sampled_from([*KEYS, "flagfile", "undefok"]) | st.text(max_size=8),
       st.sampled_from(["=", " ", "", "=="]),
       SCALARS.map(str) | (VALUES | TUPLES).map(str) | st.text(max_size=8),
     ),
@@ -124,7 +124,7 @@ def test_any_command_line_is_understood_or_refused(parts):
   arguments = []
   for dashes, key, joint, value in parts:
     arguments += [f"{dashes}{key}", value] if joint == " " else [f"{dashes}{key}{joint}{value}"]
-  # What an operating system hands over, and not another file, help or way to start.
+  # What an operating system hands over.
   hypothesis.assume(not any("\0" in argument for argument in arguments))
   ask = lambda: whole(command_line.parse(["main", *arguments, "--workdir=w", DIGITS]).config)
   fuzz.refusal(ask)

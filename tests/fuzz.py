@@ -5,6 +5,7 @@ search is short and the same every time.
 """
 
 import os
+import signal
 import tracemalloc
 
 import hypothesis
@@ -13,6 +14,15 @@ from nc_jax.errors import UserError, one_line
 
 _TIMES = int(os.environ.get("NC_JAX_FUZZ", 1))
 _MOST = 64 << 20  # bytes that reading a tiny input may take
+_LONGEST = 60  # seconds, of a machine that does other things too
+
+
+class _TooLong(BaseException):
+  """What no reader of a file format takes for a fault of the file."""
+
+
+def _give_up(*_):
+  raise _TooLong
 
 
 def search(examples: int) -> hypothesis.settings:
@@ -29,9 +39,11 @@ def search(examples: int) -> hypothesis.settings:
 def refusal(call, *words: str) -> str | None:
   """What `call` says when it refuses: one line that has these words; None if it does not refuse.
 
-  Any other exception, and a large allocation, is a failure of the test.
+  Any other exception, a large allocation and a long wait are failures of the test.
   """
   tracemalloc.start()
+  before = signal.signal(signal.SIGALRM, _give_up)
+  signal.setitimer(signal.ITIMER_REAL, _LONGEST)
   try:
     call()
   except UserError as error:
@@ -40,7 +52,11 @@ def refusal(call, *words: str) -> str | None:
     for word in words:
       assert word in message, (word, message)
     return message
+  except _TooLong:
+    raise AssertionError(f"It took longer than {_LONGEST} s.") from None
   finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < _MOST, peak

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
 from nc_jax import plots, writers
+from nc_jax.errors import UserError
 
 
 def make_run(workdir, epochs, train_errors, layers=("layer1", "penultimate"), num_classes=4):
@@ -14,6 +16,16 @@ def make_run(workdir, epochs, train_errors, layers=("layer1", "penultimate"), nu
   writers.write_csv(workdir / "metrics.csv", rows)
   means = np.random.default_rng(0).normal(size=(num_classes, 5))
   np.savez(workdir / "class_means.npz", train=means, test=means, weight=means)
+
+
+def test_damaged_class_means_are_named(tmp_path):
+  make_run(tmp_path, (0,), (0.5,))
+  path = tmp_path / "class_means.npz"
+  content = path.read_bytes()
+  for damaged in (content[:-40], content.replace(b"(4, 5)", b"(3, 5)"), b""):
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="class_means.npz cannot be read, is it damaged"):
+      plots.draw(tmp_path)
 
 
 def lines_of(axes):

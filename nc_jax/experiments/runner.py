@@ -162,4 +162,5 @@ def _describe(cohort: Sequence[Job]) -> str:
 
 
 def _slug(name: str) -> str:
-  return re.sub(r"[^A-Za-z0-9=.+-]+", "_", name)
+  """The name as that of a folder: neither hidden nor another one's, as `..` is."""
+  return re.sub(r"[^A-Za-z0-9=.+-]+|^\.+", "_", name) or "_"

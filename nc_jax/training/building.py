@@ -259,7 +259,15 @@ def _probed_set(config, dataset: Dataset) -> Dataset:
     return dataset
   if dataset.held_out is None:
     raise UserError("config.probe.target = 'held_out', but config.data.held_out holds no class.")
-  return dataset.held_out
+  held_out = dataset.held_out
+  for name in ("train", "test"):
+    sizes = np.bincount(getattr(held_out, name).labels, minlength=held_out.num_classes)
+    if not sizes.all():
+      raise UserError(
+        f"config.probe.target = 'held_out', but class {held_out.class_names[sizes.argmin()]!r} of "
+        f"config.data.held_out has no {name} example."
+      )
+  return held_out
 
 
 def build_measurer(

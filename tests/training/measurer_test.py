@@ -122,6 +122,9 @@ def test_held_out_classes_are_probed_by_labels_of_their_own():
 def test_probes_that_cannot_be_are_refused():
   with pytest.raises(UserError, match="'held_out', but config.data.held_out holds no class"):
     building.build(tiny(probe__target="held_out"))
+  empty = {"data__train_size": 30, "data__test_size": 4, "data__held_out": (7, 8)}
+  with pytest.raises(UserError, match=r"class '[78]' of config.data.held_out has no test example"):
+    building.build(tiny(probe__target="held_out", **empty))
   with pytest.raises(UserError, match=r"config.probe.epochs holds 3, which is not observed"):
     building.build(tiny(probe__target="fine", observe__epochs=(1,), probe__epochs=(3,)))
 

@@ -68,7 +68,7 @@ def _form(path: pathlib.Path) -> str | None:
   """The file format that a dataset_info.json tells of; None without such a file."""
   try:
     return json.loads(path.read_text(encoding="utf-8")).get("fileFormat")
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return None
   except (OSError, ValueError, AttributeError, RecursionError) as error:
     raise UserError(f"{path} cannot be read: {error}.") from error
@@ -92,10 +92,10 @@ def source(name: str):
     logging.set_verbosity(logging.ERROR)  # it does not matter which library decodes the images
     try:
       builder = tfds.builder_from_directory(str(folder))
-      check_name(builder, name)
+      check_features(builder, name)
       parts = [_Part(builder, split) for split in ("train", TEST_SPLITS[name])]
       shape = builder.info.features["image"].shape
-      names = class_names(builder, sum(map(len, parts)))
+      names = class_names(builder, folder, sum(map(len, parts)))
       if image_size is not None:
         shape = (image_size, image_size, shape[-1])
       elif None in shape:
@@ -121,18 +121,32 @@ def source(name: str):
   return read
 
 
-def check_name(builder, name: str):
-  """Raises ValueError where the folder of one set holds another one."""
+def check_features(builder, name: str):
+  """Raises ValueError where the folder holds another set, or one of no images and classes."""
+  import tensorflow_datasets as tfds
+
   if builder.info.name != name.partition("/")[0]:
     raise ValueError(f"it holds {builder.info.name}")
+  image, label = (builder.info.features[key] for key in ("image", "label"))
+  if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+    raise ValueError("features.json tells of no image with a class")
+  # TFDS repeats a grey image as often as is said here, a million times too.
+  if len(image.shape) != 3 or image.shape[-1] not in (1, 3) or image.np_dtype != np.uint8:
+    raise ValueError(f"features.json tells of images {image.np_dtype} {list(image.shape)}")
 
 
-def class_names(builder, examples: int) -> tuple[str, ...]:
+def class_names(builder, folder: pathlib.Path, examples: int) -> tuple[str, ...]:
   """The names of the classes, of which there are no more than examples."""
   label = builder.info.features["label"]
   if not 0 < label.num_classes <= examples:
     raise ValueError(f"features.json tells of {label.num_classes} classes; {examples} examples")
-  return tuple(label.names)
+  file, names = folder / "label.labels.txt", tuple(label.names)
+  if file.exists():
+    with named(file.name):
+      file.read_text(encoding="utf-8")  # TFDS numbers the classes if it cannot read their names
+      if not len(set(names)) == len(names) == label.num_classes:
+        raise ValueError(f"{len(set(names))} names where there are {label.num_classes} classes")
+  return names
 
 
 class _Part:
@@ -145,8 +159,7 @@ class _Part:
     self._files = [pathlib.Path(file) for file in info.filepaths]
     for file, promised in zip(self._files, info.shard_lengths, strict=True):
       with named(file.name):
-        if not file.exists():
-          raise ValueError("there is no such file")
+        file.open("rb").close()  # the reader finds no example in what is absent or not ours to read
         held = ArrayRecordReader(str(file)).num_records()
         if held != promised:
           raise ValueError(f"{held} examples can be read where dataset_info.json says {promised}")
@@ -177,7 +190,10 @@ class _Part:
       encoded = self._builder.as_data_source(self._split, decoders=decoders)
       return {"labels": np.array(list(self._each(encoded, label_of, reading)), np.int32)}
 
+    first = lambda: self._one(self._examples, 0, image_of)  # before anything is made in its shape
+
     def decode_all():
+      first()
       images, labels = np.empty((len(self), *shape), np.uint8), np.empty(len(self), np.int32)
       both = lambda example: (image_of(example), label_of(example))
       for place, pair in enumerate(self._each(self._examples, both, reading)):
@@ -192,8 +208,8 @@ class _Part:
       arrays = keep("x".join(map(str, shape)), ("images", "labels"), decode_all)
       return Split(arrays["images"], arrays["labels"])
     labels = keep("labels", ["labels"], labels_alone)["labels"]
+    first()
     read = lambda id_: self._one(self._examples, id_, image_of)
-    read(0)  # so that a shape which no image has is found before anything is made in it
     return Split(StreamedImages(read, np.arange(len(self)), shape, reading.read_threads), labels)
 
   def _each(self, examples, of, reading: Reading):

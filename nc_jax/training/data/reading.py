@@ -62,6 +62,8 @@ def named(example: str):
 
 def expanded(path: str) -> pathlib.Path:
   """A path as a config says it, perhaps with ~ for the home folder."""
+  if "\0" in path:
+    raise UserError(f"{path!r} is no path: it holds a null byte.")
   try:
     return pathlib.Path(path).expanduser()
   except RuntimeError as error:
@@ -112,9 +114,9 @@ def decode(encoded: bytes | pathlib.Path, channels: int) -> np.ndarray:
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-  """[H, W] or [H, W, 1] as [H, W, C]: a grey image among coloured ones is grey in each channel."""
+  """[H, W] as [H, W, 1], and as [H, W, 3] where others have colour: grey in each channel."""
   image = image if image.ndim == 3 else image[..., None]
-  return np.repeat(image, channels, -1) if image.shape[-1] == 1 else image
+  return np.repeat(image, 3, -1) if image.shape[-1] == 1 and channels == 3 else image
 
 
 def check_image(image: np.ndarray, shape: tuple[int, ...]):

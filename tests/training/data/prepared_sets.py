@@ -1,6 +1,7 @@
 """Tiny sets prepared by TFDS itself, and the real ones where they are at hand."""
 
 import io
+import json
 import os
 import pathlib
 
@@ -61,3 +62,37 @@ def random_split(size: int, shape, classes: int, seed=0):
   """(images, labels) with every class present."""
   rng = np.random.default_rng(seed)
   return rng.integers(0, 256, (size, *shape), dtype=np.uint8), np.arange(size) % classes
+
+
+def record(image: bytes, label: int) -> bytes:
+  """An example as TFDS stores it."""
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  example = tf_example_pb2.Example()
+  example.features.feature["image"].bytes_list.value.append(image)
+  example.features.feature["label"].int64_list.value.append(label)
+  return example.SerializeToString()
+
+
+def rewrite(folder: pathlib.Path, split: str, shards: list[list[bytes]], promised=None):
+  """Makes a split of a prepared set anew, of these records; returns its files.
+
+  `promised` is how many records of each shard dataset_info.json tells of: None, the true numbers.
+  """
+  from array_record.python.array_record_module import ArrayRecordWriter
+
+  for old in folder.glob(f"*-{split}.array_record*"):
+    old.unlink()
+  path = folder / "dataset_info.json"
+  info = json.loads(path.read_text())
+  name = f"{info['name']}-{split}.array_record"
+  files = [folder / f"{name}-{i:05}-of-{len(shards):05}" for i in range(len(shards))]
+  for file, records in zip(files, shards, strict=True):
+    writer = ArrayRecordWriter(str(file), "group_size:1")
+    for each in records:
+      writer.write(each)
+    writer.close()
+  (entry,) = (entry for entry in info["splits"] if entry["name"] == split)
+  entry["shardLengths"] = [str(n) for n in promised or map(len, shards)]
+  path.write_text(json.dumps(info))
+  return files
