@@ -77,8 +77,8 @@ class Experiment(NamedTuple):
     return self.feeds["train"](index)
 
   def place(self, state: TrainState) -> TrainState:
-    """A host's state on the devices."""
-    return replicate(state)
+    """A copy of a state on the devices, which the program may overwrite."""
+    return replicate(jax.tree.map(np.array, jax.device_get(state)))
 
   def fetch(self, state: TrainState, spoilt: Sequence[int] = ()) -> TrainState:
     """A state of the devices on the host."""

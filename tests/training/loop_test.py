@@ -71,6 +71,12 @@ def test_the_same_config_gives_the_same_table_byte_for_byte(unbroken, tmp_path):
   assert table(tmp_path) == table(unbroken[1])
 
 
+def test_an_experiment_can_be_trained_again(unbroken, tmp_path):
+  experiment, workdir = unbroken
+  loop.train(experiment, tmp_path, Console(4, experiment.steps_per_epoch))
+  assert table(tmp_path) == table(workdir)
+
+
 def test_a_streamed_set_gives_the_table_of_a_resident_one(unbroken, tmp_path):
   run(tiny(data__device_budget_mib=0.0), tmp_path)
   assert table(tmp_path) == table(unbroken[1])
