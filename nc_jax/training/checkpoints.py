@@ -131,8 +131,10 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      # TensorStore tells of all its layers, the cause last: "...: No space left on device [...]".
-      cause = _first_line(error).rpartition(": ")[2].partition(" [")[0]
+      cause = getattr(error, "strerror", None)  # of an OSError, whose text ends in a path
+      if cause is None:
+        # TensorStore tells of all its layers, the cause last: "...: No space left on device [...]".
+        cause = _first_line(error).rpartition(": ")[2].partition(" [")[0]
       raise RunError(
         f"A checkpoint could not be written to {self._directory}: {cause}. Those before are whole."
       ) from error

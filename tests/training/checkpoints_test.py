@@ -1,5 +1,7 @@
+import errno
 import os
 import pathlib
+import re
 import shutil
 
 import jax
@@ -132,3 +134,22 @@ def test_a_state_that_is_not_finite_is_not_saved(three):
   with pytest.raises(RunError, match=r"after step 4: .*head/bias"):
     kept.save(state)
   assert kept.steps() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.EROFS, "Read-only file system", "/run/checkpoints/8/_METADATA"),
+    ValueError("INTERNAL: writing d/1: Error opening: Read-only file system [source locations='f.cc']"),
+  ],
+  ids=["of Python", "of TensorStore"],
+)
+def test_a_failed_save_names_the_folder_and_the_cause(tmp_path, monkeypatch, error):
+  def fails():
+    raise error
+
+  kept = checkpoints.Checkpoints(tmp_path)
+  monkeypatch.setattr(kept._manager, "wait_until_finished", fails)
+  says = f"to {tmp_path}/checkpoints: Read-only file system. Those before are whole"
+  with pytest.raises(RunError, match=re.escape(says)):
+    kept.wait()
