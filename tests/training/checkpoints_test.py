@@ -140,7 +140,7 @@ def test_a_state_that_is_not_finite_is_not_saved(three):
   "error",
   [
     OSError(errno.EROFS, "Read-only file system", "/run/checkpoints/8/_METADATA"),
-    ValueError("INTERNAL: writing d/1: Error opening: Read-only file system [source locations='f.cc']"),
+    ValueError("INTERNAL: Error opening: Read-only file system [source locations='f.cc']"),
   ],
   ids=["of Python", "of TensorStore"],
 )
