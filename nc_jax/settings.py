@@ -199,8 +199,8 @@ SETTINGS: dict[str, Setting] = {
   "observe.max_scatter_dim": _whole(0, "wider layers are measured without a [D, D] scatter: no "
                                     "nc1/vci and no ranks"),
   "observe.max_rank_dim": _whole(0, "wider layers are measured without the ranks, which cost D^3"),
-  "observe.bootstrap": _whole(1, "replicates of 95 % intervals over examples at the last epoch and "
-                              "of probes; None: no intervals", optional=True),
+  "observe.bootstrap": _whole(1, "bootstrap replicates over examples, in replicates/, and 95 % "
+                              "intervals, KEY/low and KEY/high; None: none", optional=True),
   "probe.target": _name(("fine", "held_out"), "what probes of frozen features learn: the labels "
                         "before label_map, or the classes of held_out; None: no probes",
                         optional=True),

@@ -22,7 +22,9 @@ class Claim(NamedTuple):
   measured: float  # the worst seed's, where it is judged per seed
   relation: str  # "<=" or ">="
   threshold: float
-  seeds: Sequence[float] = ()  # each seed's number; none where the text says what was averaged
+  seeds: Sequence[float] = ()  # each seed's number
+  low: float = math.nan  # 95 % bootstrap bounds over examples of what is measured
+  high: float = math.nan
 
   @property
   def passed(self) -> bool:
@@ -51,13 +53,17 @@ def per_seed(
 
 
 class Table(NamedTuple):
-  """Columns NAME, and beside it for a measured number NAME min, max, low, high: see `measured`."""
+  """Columns of text; of whole numbers (int), which are given; and of floats, which were measured.
+
+  Beside a column NAME may stand NAME min and NAME max, its range over seeds, and NAME low and
+  NAME high, its 95 % bootstrap bounds over examples.
+  """
 
   columns: list[str]
-  rows: list[list[str | float]]
+  rows: list[list[str | int | float]]
 
   @classmethod
-  def of(cls, rows: Sequence[dict[str, str | float]]) -> "Table":
+  def of(cls, rows: Sequence[dict[str, str | int | float]]) -> "Table":
     """From rows {column: value}; what a row lacks is nan."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return cls(columns, [[row.get(column, math.nan) for column in columns] for row in rows])
@@ -71,7 +77,7 @@ class Table(NamedTuple):
 
   def to_markdown(self) -> str:
     """Three digits, a measured number in one column: "mean (min to max) [low, high]"."""
-    beside = {f"{name} {end}" for name in self.columns for end in _ENDS}
+    beside = {f"{name} {end}" for name in self.columns for end in ENDS}
     names = [name for name in self.columns if name not in beside]
     lines = [names, ["---"] * len(names)]
     for row in self.rows:
@@ -80,26 +86,24 @@ class Table(NamedTuple):
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-_ENDS = ("min", "max", "low", "high")
+ENDS = ("min", "max", "low", "high")
 
 
-def measured(
-  name: str, seeds: Sequence[float], bounds: tuple[np.ndarray, np.ndarray] | None = None
-) -> dict[str, float]:
-  """The columns of a number: mean and range over seeds, and mean bootstrap bounds over examples.
+def measured(name: str, seeds: Sequence[float]) -> dict[str, float]:
+  """The columns NAME, NAME min and NAME max: a number's mean over seeds, and its range.
 
   Args:
     name: the column.
-    seeds: each seed's number. One that lacks it (nan) makes the mean and the range nan.
-    bounds: (low, high) of each seed, as of `Results.bounds`; None if there can be none.
+    seeds: each seed's number. One that lacks it (nan) makes all three nan.
   """
-  over = lambda values: np.asarray(values, float) if np.size(values) else np.array([np.nan])
-  seeds = over(seeds)
-  columns = {name: seeds.mean(), f"{name} min": seeds.min(), f"{name} max": seeds.max()}
-  if bounds is not None:
-    low, high = bounds
-    columns |= {f"{name} low": over(low).mean(), f"{name} high": over(high).mean()}
-  return {column: float(value) for column, value in columns.items()}
+  seeds = np.asarray(seeds, float) if np.size(seeds) else np.array([np.nan])
+  ends = {name: seeds.mean(), f"{name} min": seeds.min(), f"{name} max": seeds.max()}
+  return {column: float(value) for column, value in ends.items()}
+
+
+def in_brackets(low: float, high: float) -> str:
+  """Bounds as "[0.0061, 0.0072]"; nothing where there are none."""
+  return "" if math.isnan(low) else f"[{three_digits(low)}, {three_digits(high)}]"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -118,18 +122,15 @@ def three_digits(value: float) -> str:
   return f"{value:#.3g}".removesuffix(".")
 
 
-def _in_words(name: str, values: dict[str, str | float]) -> str:
-  """A number with its range and its bounds, as far as there are such and they differ from it."""
+def _in_words(name: str, values: dict[str, str | int | float]) -> str:
+  """A number with its range, if there is such, and its bounds."""
   if isinstance(values[name], str):
     return values[name].replace("|", "\\|")
-  ends = [three_digits(values.get(f"{name} {end}", math.nan)) for end in _ENDS]
-  least, most, low, high = ends
-  text = three_digits(values[name])
-  if least != most:
-    text += f" ({least} to {most})"
-  if (low, high) != ("–", "–"):
-    text += f" [{low}, {high}]"
-  return text
+  least, most, low, high = (values.get(f"{name} {end}", math.nan) for end in ENDS)
+  parts = [three_digits(values[name])]
+  if least != most and not math.isnan(least):
+    parts.append(f"({three_digits(least)} to {three_digits(most)})")
+  return " ".join([*parts, in_brackets(low, high)]).rstrip()
 
 
 class Verdict(NamedTuple):
@@ -184,6 +185,8 @@ def write(
 def _record(claim: Claim) -> dict:
   return claim._asdict() | {
     "measured": _number(claim.measured),
+    "low": _number(claim.low),
+    "high": _number(claim.high),
     "seeds": [_number(number) for number in claim.seeds],
     "passed": claim.passed,
   }

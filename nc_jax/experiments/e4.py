@@ -189,16 +189,11 @@ def _headlines(results: Results, cell: str) -> list[str]:
 
 def _whole(results: Results, cell: str, epochs: np.ndarray, V_along: np.ndarray) -> dict:
   train = layers.final(results, cell, "train", V)
-  ncc_error = "nc4/ncc_error"
-  errors, low, high = (
-    layers.final(results, cell, "train", key)
-    for key in (ncc_error, f"{ncc_error}/low", f"{ncc_error}/high")
-  )
+  errors = layers.final(results, cell, "train", "nc4/ncc_error")
   if not train.size:
     return {}
   lines = [_line(of_seed) for of_seed in train]
-  depths = lambda errors: [depth.ncc_depth(of_seed) for of_seed in errors]
-  row = measured("effective depth", depths(errors), (depths(low), depths(high)))
+  row = measured("effective depth", [depth.ncc_depth(of_seed) for of_seed in errors])
   for key in _headlines(results, cell):
     accuracies = layers.final(results, cell, "test", key)
     starts = [depth.tunnel_start(of_seed) for of_seed in accuracies]
@@ -218,8 +213,7 @@ def _layer(results: Results, cell: str, name: str) -> dict:
     ("NCC error(train)", "train", "nc4/ncc_error"),
     ("rank(train)", "train", "rank/numerical"),
   ):
-    bounds = results.bounds(cell, split, name, key)
-    row |= measured(column, results.final(cell, split, name, key), bounds)
+    row |= measured(column, results.final(cell, split, name, key))
   row |= gap_column(results, cell, name)
   epochs, V_along = results.curve(cell, "train", name, V)
   for threshold in THRESHOLDS:
@@ -228,9 +222,7 @@ def _layer(results: Results, cell: str, name: str) -> dict:
   return row
 
 
-def more_tables(results: Results) -> dict[str, Table]:
-  """Tables for further work, as CSV alone."""
-  return {"depth": depth_along_training(results)}
+more_tables = {"depth": depth_along_training}  # for further work, as CSV alone
 
 
 def figures(results: Results) -> dict[str, Figure]:

@@ -9,7 +9,7 @@ import jax
 
 from nc_jax import made_with, settings
 from nc_jax.experiments import report, runner, study
-from nc_jax.experiments.claims import three_digits
+from nc_jax.experiments.claims import in_brackets, three_digits
 
 
 def write(
@@ -75,4 +75,5 @@ def to_text(section: report.Section) -> str:
 
 def _line(word: str, claim) -> str:
   number = f"{three_digits(claim.measured)} ({claim.relation} {claim.threshold:g})"
-  return f"  {word}  {claim.item:<6} {number:<20} {claim.cell}: {claim.text}"
+  bounds = in_brackets(claim.low, claim.high)
+  return f"  {word}  {claim.item:<6} {number:<20} {bounds:<20} {claim.cell}: {claim.text}"

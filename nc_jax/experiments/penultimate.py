@@ -4,7 +4,7 @@ import numpy as np
 
 from nc_jax.experiments.claims import measured
 from nc_jax.experiments.results import Results
-from nc_jax.experiments.statistics import ratio, ratio_bounds
+from nc_jax.experiments.statistics import ratio
 from nc_jax.training.models import LOGITS, PENULTIMATE
 
 V = "nc1/trace_ratio"  # tr(Σ_W)/tr(Σ_B); on test with the test set's own means
@@ -21,24 +21,19 @@ def final(results: Results, cell: str, split: str, key: str) -> np.ndarray:
 
 
 def column(results: Results, cell: str, name: str, split: str, key: str) -> dict[str, float]:
-  """Mean, range over seeds and bootstrap bounds of `key` at the end, as columns `name`."""
-  bounds = results.bounds(cell, split, _layer(key), key)
-  return measured(name, final(results, cell, split, key), bounds)
+  """Mean and range over seeds of `key` at the end, as columns `name`."""
+  return measured(name, final(results, cell, split, key))
 
 
 def accuracy_column(results: Results, cell: str, split: str) -> dict[str, float]:
-  """The same of 1 − error, whose bounds change places."""
-  low, high = results.bounds(cell, split, LOGITS, ERROR)
-  accuracy = 1 - final(results, cell, split, ERROR)
-  return measured(f"{split} accuracy", accuracy, (1 - high, 1 - low))
+  """The same of 1 − error."""
+  return measured(f"{split} accuracy", 1 - final(results, cell, split, ERROR))
 
 
 def gap_column(results: Results, cell: str, layer: str = PENULTIMATE) -> dict[str, float]:
   """The same of V(test)/V(train) of a layer."""
-  parts = []
-  for split in ("test", "train"):
-    parts += [results.final(cell, split, layer, V), results.bounds(cell, split, layer, V)]
-  return measured("V(test)/V(train)", ratio(parts[0], parts[2]), ratio_bounds(*parts))
+  test, train = (results.final(cell, split, layer, V) for split in ("test", "train"))
+  return measured("V(test)/V(train)", ratio(test, train))
 
 
 def _layer(key: str) -> str:

@@ -27,6 +27,8 @@ VALUES = {
   "train error": ("train", penultimate.ERROR, "sweep_train_error"),
   "test error": ("test", penultimate.ERROR, "sweep_test_error"),
 }
+TERMINAL = "terminal epoch"
+
 ONE_FIGURE = "sweep"
 STEMS = (ONE_FIGURE, *(stem for _, _, stem in VALUES.values()))
 
@@ -41,19 +43,30 @@ def rows(results: Results) -> list[Row]:
   """A row a run: `cell`, the swept settings, `seed`, VALUES at the end, `terminal epoch`, `failed`.
 
   `failed` says why a run has no end, and is None if it has; without one all numbers are nan. The
-  terminal epoch is the first observed one with train error 0; None if there was none.
+  terminal epoch is the first observed one with train error 0; None if there was none. Where there
+  are replicates, `NAME low` and `NAME high` bound each number; see `Results.bounds`.
   """
+  found = _rows(results)
+  names = (*VALUES, TERMINAL)
+  low, high = results.bounds(lambda of: [[row[name] for name in names] for row in _rows(of)])
+  for row, *ends in zip(found, low, high, strict=True):
+    for name, *bounds in zip(names, *ends, strict=True):
+      row |= {f"{name} {end}": bound for end, bound in zip(("low", "high"), bounds, strict=True)}
+  return found
+
+
+def _rows(results: Results) -> list[Row]:
   failed = defaultdict(dict)
   for run in results.failed:
     nothing = dict.fromkeys(VALUES, math.nan)
-    failed[run.cell][run.seed] = {**nothing, "terminal epoch": None, "failed": run.failed}
+    failed[run.cell][run.seed] = {**nothing, TERMINAL: None, "failed": run.failed}
   found = []
   for cell in results.cells:
     finals = {
       name: penultimate.final(results, cell.name, split, key)
       for name, (split, key, _) in VALUES.items()
     }
-    finals["terminal epoch"] = results.terminal_epoch(cell.name)
+    finals[TERMINAL] = results.terminal_epoch(cell.name)
     ended = {
       seed: {name: values[i] for name, values in finals.items()} | {"failed": None}
       for i, seed in enumerate(results.seeds(cell.name))
@@ -65,13 +78,15 @@ def rows(results: Results) -> list[Row]:
 
 def write_csv(table: Sequence[Row], settings: Sequence[str], path: pathlib.Path):
   """A line per run; empty is what it has not."""
-  columns = ["cell", *settings, "seed", *VALUES, "terminal epoch", "failed"]
+  ends = [f"{name} {end}" for name in (*VALUES, TERMINAL) for end in ("low", "high")]
+  ends = [name for name in ends if any(not math.isnan(row.get(name, math.nan)) for row in table)]
+  columns = ["cell", *settings, "seed", *VALUES, TERMINAL, *ends, "failed"]
   with replacing(path) as file:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     for row in table:
       texts = {name: to_text(row[name]) for name in settings}
-      texts |= {name: "" if row["failed"] else nine_digits(row[name]) for name in VALUES}
+      texts |= {name: "" if row["failed"] else nine_digits(row[name]) for name in (*VALUES, *ends)}
       writer.writerow((row | texts)[column] for column in columns)
 
 

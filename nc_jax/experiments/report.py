@@ -25,8 +25,10 @@ LARGEST_SVG = 250_000  # bytes; in place of a larger one, of many points, stands
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 _HOW_TO_READ = (
-  "Measured is the worst seed's number, where a claim is judged per seed. A negative cell lacks "
-  "what the phenomenon needs: at least one of its claims must fail, in every seed."
+  "Measured is the worst seed's number, where a claim is judged per seed. In brackets are its 95 % "
+  "bootstrap bounds over examples: everything is judged and tabulated anew from each replicate. A "
+  "negative cell lacks what the phenomenon needs: at least one of its claims must fail, in every "
+  "seed."
 )
 
 

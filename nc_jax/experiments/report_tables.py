@@ -1,8 +1,17 @@
 """The tables of the report page: what must be seen, and what was measured."""
 
+import math
 from collections.abc import Iterable
 
-from nc_jax.experiments.claims import Claim, Table, Verdict, spread, three_digits
+from nc_jax.experiments.claims import (
+  ENDS,
+  Claim,
+  Table,
+  Verdict,
+  in_brackets,
+  spread,
+  three_digits,
+)
 from nc_jax.experiments.markup import Html, breakable, element, joined
 
 _HEADINGS = (  # of the verdicts: heading, whether numbers stand below it
@@ -10,7 +19,7 @@ _HEADINGS = (  # of the verdicts: heading, whether numbers stand below it
   ("Verdict", False),
   ("What must be seen", False),
   ("Cell", False),
-  ("Measured", True),
+  ("Measured [95 %]", True),
   ("Required", True),
   ("Seeds: mean (range)", True),
 )
@@ -56,7 +65,13 @@ def _claim(claim: Claim, state: Html) -> Html:
     element("td", state, class_="state"),
     element("td", claim.text, class_="text"),
     element("td", breakable(claim.cell), class_="cell", data_label="Cell"),
-    element("td", three_digits(claim.measured), class_="number", data_label="Measured"),
+    element(
+      "td",
+      three_digits(claim.measured),
+      *map(_below, filter(None, [in_brackets(claim.low, claim.high)])),
+      class_="number",
+      data_label="Measured",
+    ),
     element(
       "td", f"{sign} {three_digits(claim.threshold)}", class_="number", data_label="Required"
     ),
@@ -104,21 +119,21 @@ def results(table: Table, label: str) -> Html:
 
 def _is_end(name: str, columns: list[str]) -> bool:
   base, _, end = name.rpartition(" ")
-  return end in ("min", "max", "low", "high") and base in columns
+  return end in ENDS and base in columns
 
 
 def _in_words(name: str, row: dict[str, str | float]) -> list[str]:
   if isinstance(row[name], str):
     return [breakable(row[name])]
-  least, most, low, high = (
-    three_digits(row.get(f"{name} {end}", float("nan"))) for end in ("min", "max", "low", "high")
-  )
+  least, most, low, high = (row.get(f"{name} {end}", float("nan")) for end in ENDS)
   parts = [three_digits(row[name])]
-  if least != most:
-    parts.append(element("span", f"{least} to {most}", class_="range"))
-  if (low, high) != ("–", "–"):
-    parts.append(element("span", f"[{low}, {high}]", class_="range"))
-  return parts
+  if least != most and not math.isnan(least):
+    parts.append(_below(f"{three_digits(least)} to {three_digits(most)}"))
+  return [*parts, *map(_below, filter(None, [in_brackets(low, high)]))]
+
+
+def _below(text: str) -> Html:
+  return element("span", text, class_="range")
 
 
 def _legend(columns: list[str]) -> list[Html]:

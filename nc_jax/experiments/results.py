@@ -1,13 +1,15 @@
 """Rows of many runs, read as curves over epochs and as final values, seed by seed."""
 
+import copy
 import csv
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nc_jax.files import replacing
+from nc_jax.metrics import interval
 from nc_jax.training.models import LOGITS
 
 COLUMNS = ("cell", "seed", "epoch", "split", "layer", "key", "value")
@@ -29,6 +31,8 @@ class Run(NamedTuple):
   seed: int
   rows: list[tuple[int, str, str, str, float]]  # (epoch, split, layer, key, value)
   failed: str | None = None  # why it has no end
+  # What other examples would have made of the rows: {(split, layer, key): {epoch: [R]}}.
+  replicates: Mapping[tuple[str, str, str], Mapping[int, np.ndarray]] = {}
 
 
 class Results:
@@ -95,19 +99,46 @@ class Results:
     values = [run.curves.get(wanted, {}).get(run.last, np.nan) for run in self._of(cell)]
     return np.array(values, float)
 
-  def bounds(self, cell: str, split: str, layer: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(low [S], high [S]): each seed's 95 % bootstrap bounds over examples, at its last epoch.
-
-    They say how far one network's number depends on its examples, which the range over seeds does
-    not. nan where there are none.
-    """
-    low, high = (self.final(cell, split, layer, f"{key}/{end}") for end in ("low", "high"))
-    return low, high
-
   def terminal_epoch(self, cell: str) -> list[int | None]:
     """Per seed: the first observed epoch with train error 0; None if there was none."""
     curves = [run.curves.get(("train", LOGITS, "error/classifier"), {}) for run in self._of(cell)]
     return [min((e for e, error in curve.items() if error == 0), default=None) for curve in curves]
+
+  def alone(self, seed: int) -> "Results":
+    """The runs of one seed."""
+    ended = {cell: [run for run in runs if run.seed == seed] for cell, runs in self._ended.items()}
+    return self._of_runs(ended)
+
+  def bounds(self, statistic: Callable[["Results"], Any]) -> tuple[np.ndarray, np.ndarray]:
+    """95 % bootstrap bounds over examples of anything that is computed from results.
+
+    The statistic is computed anew from each replicate, in which every number that was resampled
+    takes the value that other examples would have given it, in all runs and at all epochs the
+    same. Networks are taken as given: what other seeds would give, the bounds do not say.
+
+    Args:
+      statistic: results -> numbers, of one shape for all replicates.
+
+    Returns: (low, high), each of that shape. nan where there are no replicates, and for a number
+      that is nan, or would be by more than 5 % of the replicates, as an epoch that never comes.
+    """
+    found = np.array(statistic(self), float)
+    count = min((run.count for runs in self._ended.values() for run in runs), default=0)
+    values = [statistic(self._replicate(which)) for which in range(count)]
+    values = np.array(values, float).reshape(count, found.size)
+    lacking = np.isnan(found.ravel()) | (np.isnan(values).sum(axis=0) > 0.05 * count)
+    values[:, lacking] = np.nan
+    bounds = np.array(list(map(interval, values.T))).reshape(found.size, 2)
+    return bounds[:, 0].reshape(found.shape), bounds[:, 1].reshape(found.shape)
+
+  def _replicate(self, which: int) -> "Results":
+    ended = {cell: [run.replicate(which) for run in runs] for cell, runs in self._ended.items()}
+    return self._of_runs(ended)
+
+  def _of_runs(self, ended: dict[str, list["_Indexed"]]) -> "Results":
+    other = copy.copy(self)
+    other._ended = ended
+    return other
 
   def write_csv(self, path: pathlib.Path):
     """One line per number, failed runs included."""
@@ -125,9 +156,24 @@ class Results:
 
 
 class _Indexed(NamedTuple):
+  """Curves are {(split, layer, key): {epoch: value}}, and replicates [R] such values."""
+
   seed: int
   last: int | None  # its last epoch; None without rows
-  curves: dict[tuple[str, str, str], dict[int, float]]  # (split, layer, key) -> epoch -> value
+  curves: Mapping[tuple[str, str, str], Mapping[int, float]]
+  replicates: Mapping[tuple[str, str, str], Mapping[int, np.ndarray]]
+
+  @property
+  def count(self) -> int:
+    """R, as far as all numbers have replicates; 0 if none has."""
+    counts = (len(values) for curve in self.replicates.values() for values in curve.values())
+    return min(counts, default=0)
+
+  def replicate(self, which: int) -> "_Indexed":
+    curves = dict(self.curves)
+    for where, curve in self.replicates.items():
+      curves[where] = curves[where] | {e: float(values[which]) for e, values in curve.items()}
+    return self._replace(curves=curves)
 
 
 def _index(run: Run) -> _Indexed:
@@ -135,4 +181,5 @@ def _index(run: Run) -> _Indexed:
   for epoch, split, layer, key, value in run.rows:
     curves.setdefault((split, layer, key), {})[epoch] = value
   last = max((max(curve) for curve in curves.values()), default=None)
-  return _Indexed(run.seed, last, curves)
+  replicates = {where: run.replicates[where] for where in run.replicates if where in curves}
+  return _Indexed(run.seed, last, curves, replicates)

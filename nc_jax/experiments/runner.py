@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from nc_jax import compilation, made_with, settings, writers
+from nc_jax import compilation, made_with, replicates, settings, writers
 from nc_jax.console import Console, reading
 from nc_jax.errors import RunError, UserError
 from nc_jax.experiments.results import Cell, Results, Run
@@ -115,7 +115,7 @@ def results(cells: Sequence[Cell], jobs: Sequence[Job]) -> Results:
       (row["epoch"], row["split"], row["layer"], row["key"], row["value"])
       for row in writers.read_csv(job.folder / "metrics.csv")
     ]
-    runs.append(Run(job.cell, job.seed, rows, why))
+    runs.append(Run(job.cell, job.seed, rows, why, replicates.load(job.folder)))
   return Results(list(cells), runs)
 
 

@@ -19,7 +19,7 @@ import matplotlib
 
 from nc_jax import command_line, settings
 from nc_jax.errors import UserError
-from nc_jax.experiments import claims, figure_files, report, runner
+from nc_jax.experiments import bounds, claims, figure_files, report, runner
 from nc_jax.experiments.results import Cell, Results
 from nc_jax.figure_style import STYLE
 from nc_jax.files import replacing
@@ -113,14 +113,15 @@ def conclude(study: Study) -> report.Section:
   experiment = importlib.import_module(f"nc_jax.experiments.{study.name}")
   results = runner.results(study.cells, study.jobs)
   results.write_csv(study.folder / "results.csv")
-  judged = claims.verdict([*experiment.claims(results), _all_ended(results)], study.cells)
-  table = experiment.table(results)
+  found = bounds.of_claims(experiment.claims, results)
+  judged = claims.verdict([*found, _all_ended(results)], study.cells)
+  table = bounds.of_table(experiment.table, results)
   table.to_csv(study.folder / "table.csv")
   with replacing(study.folder / "table.md") as file:
     file.write(table.to_markdown())
   if hasattr(experiment, "more_tables"):
-    for stem, more in experiment.more_tables(results).items():
-      more.to_csv(study.folder / f"{stem}.csv")
+    for stem, more in experiment.more_tables.items():
+      bounds.of_table(more, results).to_csv(study.folder / f"{stem}.csv")
   with matplotlib.rc_context(STYLE):
     figures = experiment.figures(results)
   figure_files.save(study.folder, figures)

@@ -14,7 +14,7 @@ from nc_jax.experiments import layers
 from nc_jax.experiments.claims import Claim, Table, measured, per_seed
 from nc_jax.experiments.penultimate import ERROR, V, curve
 from nc_jax.experiments.results import Results
-from nc_jax.experiments.statistics import difference_bounds, ratio
+from nc_jax.experiments.statistics import ratio
 from nc_jax.training.models import LOGITS, PENULTIMATE
 
 _FLOOR = 0.02  # of accuracy, above the end
@@ -27,17 +27,12 @@ class Course(NamedTuple):
   epochs: np.ndarray  # [E]
   accuracy: np.ndarray  # [S, E]
   final: np.ndarray  # [S] at the end of training
-  bounds: tuple[np.ndarray, np.ndarray]  # (low [S, E], high [S, E]) over examples
-  final_bounds: tuple[np.ndarray, np.ndarray]  # (low [S], high [S])
 
   @property
   def untrained(self) -> np.ndarray:
     """[S] at epoch 0."""
-    return self._at(self.accuracy, np.zeros(len(self.accuracy)))
-
-  @property
-  def untrained_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-    return self._bounds_at(np.zeros(len(self.accuracy)))
+    here = self.accuracy[:, self.epochs == 0]
+    return here[:, 0] if here.shape[1] else np.full(len(here), np.nan)
 
   @property
   def best(self) -> np.ndarray:
@@ -54,31 +49,13 @@ class Course(NamedTuple):
     return np.where(np.isfinite(epochs), epochs, np.nan)
 
   @property
-  def best_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-    """At the best epoch, as if it had been chosen without looking."""
-    return self._bounds_at(self.best_epoch)
-
-  @property
   def last_epoch(self) -> float:
-    return float(self.epochs[-1]) if len(self.epochs) else np.nan
+    return int(self.epochs[-1]) if len(self.epochs) else np.nan
 
   @property
   def drop(self) -> np.ndarray:
     """[S] from the best epoch to the end."""
     return self.best - self.final
-
-  @property
-  def drop_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-    return difference_bounds(self.best, self.best_bounds, self.final, self.final_bounds)
-
-  def _bounds_at(self, epoch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = (self._at(values, epoch) for values in self.bounds)
-    return low, high
-
-  def _at(self, values: np.ndarray, epoch: np.ndarray) -> np.ndarray:
-    """[S] of values [S, E], each seed's at an epoch of its own [S]; nan where it has none."""
-    here = self.epochs == epoch[:, None]
-    return np.where(here, values, 0).sum(axis=1) + np.where(here.any(axis=1), 0, np.nan)
 
 
 def course(
@@ -86,17 +63,7 @@ def course(
 ) -> Course:
   key = f"probe/{target}/{probe}"
   epochs, accuracy = results.curve(cell, "test", layer, key)
-  bounds = []
-  for end in ("low", "high"):
-    seen, values = results.curve(cell, "test", layer, f"{key}/{end}")
-    bounds.append(values if np.array_equal(seen, epochs) else np.full_like(accuracy, np.nan))
-  return Course(
-    epochs,
-    accuracy,
-    results.final(cell, "test", layer, key),
-    tuple(bounds),
-    results.bounds(cell, "test", layer, key),
-  )
+  return Course(epochs, accuracy, results.final(cell, "test", layer, key))
 
 
 def ceiling(results: Results, cell: str, target: str) -> Course:
@@ -165,12 +132,15 @@ def rise_and_fall(
     -0.02,
   )
   stretch = "until it is within 0.02 of its end" if until_floor else "on"
+  accuracy, collapse = _with_collapse(results, cell, last)
   yield Claim(
     "E3.3",
     cell,
     "more test collapse, worse features: Spearman's ρ of probe and V(test) from the best epoch "
     f"{stretch}, of means over seeds",
-    _agreement_after_peak(results, cell, last, until_floor=until_floor),
+    _agreement_after_peak(accuracy.mean(axis=0), collapse.mean(axis=0), until_floor)
+    if len(accuracy)
+    else np.nan,
     ">=",
     0.8,
   )
@@ -197,26 +167,23 @@ def _accuracy_since(results: Results, cell: str, begin: np.ndarray) -> np.ndarra
   return np.array(then) - results.final(cell, "test", LOGITS, ERROR)
 
 
-def _agreement_after_peak(
-  results: Results,
-  cell: str,
-  probe: Course,
-  layer: str = PENULTIMATE,
-  *,
-  until_floor: bool = False,
-) -> float:
-  """Spearman's ρ of a probe and its layer's V(test) from the best epoch on, of means over seeds."""
-  epochs, collapse = results.curve(cell, "test", layer, V)
-  _, of_probe, of_V = np.intersect1d(probe.epochs, epochs, return_indices=True)
-  if not len(probe.accuracy) or not len(of_probe):
-    return np.nan
-  accuracy, collapse = probe.accuracy[:, of_probe].mean(axis=0), collapse[:, of_V].mean(axis=0)
+def _agreement_after_peak(accuracy: np.ndarray, collapse: np.ndarray, until_floor=False) -> float:
+  """Spearman's ρ of a probe [E] and its layer's V(test) [E] from the best epoch on."""
   if np.isnan(accuracy).all():
     return np.nan
   since, until = int(np.nanargmax(accuracy)), len(accuracy)
   if until_floor:
     until = since + int(np.argmax(accuracy[since:] <= accuracy[-1] + _FLOOR)) + 1
   return rank_correlation(accuracy[since:until], collapse[since:until])
+
+
+def _with_collapse(
+  results: Results, cell: str, probe: Course, layer: str = PENULTIMATE
+) -> tuple[np.ndarray, np.ndarray]:
+  """A probe's accuracy [S, E] and its layer's V(test) [S, E], at the epochs that both have."""
+  epochs, collapse = results.curve(cell, "test", layer, V)
+  _, of_probe, of_V = np.intersect1d(probe.epochs, epochs, return_indices=True)
+  return probe.accuracy[:, of_probe], collapse[:, of_V]
 
 
 def _depth_and_drop(results: Results, cell: str, target: str) -> float:
@@ -241,11 +208,12 @@ def table(results: Results, target: str) -> Table:
 def _row(results: Results, cell: str, target: str, layer: str, probe: str) -> dict:
   along = course(results, cell, target, layer, probe)
   row = {"cell": cell, "layer": layer, "probe": probe, "seeds": len(results.seeds(cell))}
-  row |= measured("untrained", along.untrained, along.untrained_bounds)
+  row |= measured("untrained", along.untrained)
   row |= measured("best epoch", along.best_epoch)
-  row |= measured("best", along.best, along.best_bounds)
+  row |= measured("best", along.best)
   row |= {"final epoch": along.last_epoch}
-  row |= measured("final", along.final, along.final_bounds)
-  row |= measured("drop", along.drop, along.drop_bounds)
-  row |= {"ρ with V(test) since": _agreement_after_peak(results, cell, along, layer)}
+  row |= measured("final", along.final)
+  row |= measured("drop", along.drop)
+  both = _with_collapse(results, cell, along, layer)
+  row |= measured("ρ with V(test) since", list(map(_agreement_after_peak, *both)))
   return row | measured("ceiling", ceiling(results, cell, target).final)

@@ -16,14 +16,14 @@
     decisions      NC4: the nearest class mean against the labels and the classifier
     spectrum       effective, stable, numerical and nuclear rank of the features
     test_collapse  strong and weak collapse of test features about train means
-    bootstrap      how far a number depends on its examples: intervals by resampling them
+    bootstrap      how far a number depends on its examples: replicates by resampling them
     catalogue      METRICS, the one table of names
     report         measure(moments) and report(features): every key at once
     clu_adapter    the same moments as a clu.metrics.Metric (the only file that imports clu)
 """
 
 from nc_jax.metrics.accumulation import accumulate, within_covariance
-from nc_jax.metrics.bootstrap import mean_interval, metric_intervals
+from nc_jax.metrics.bootstrap import interval, mean_replicates, metric_replicates
 from nc_jax.metrics.catalogue import METRICS, Metric
 from nc_jax.metrics.decisions import Decisions, decide, nearest_class
 from nc_jax.metrics.moments import ClassMoments, Head, all_reduce, merge
@@ -41,10 +41,11 @@ __all__ = [
   "all_reduce",
   "collapse_about",
   "decide",
-  "mean_interval",
+  "interval",
+  "mean_replicates",
   "measure",
   "merge",
-  "metric_intervals",
+  "metric_replicates",
   "nearest_class",
   "report",
   "test_collapse",

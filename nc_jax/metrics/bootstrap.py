@@ -1,9 +1,10 @@
-"""How far a number depends on its examples: intervals by the bootstrap over examples.
+"""How far a number depends on its examples: replicates by the bootstrap over examples.
 
 A replicate draws N of the N examples with replacement; it is kept as how often each was drawn,
 so features are never copied.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -13,26 +14,24 @@ import numpy as np
 from jax import Array, lax
 
 from nc_jax.metrics import inputs
-from nc_jax.metrics.centring import choose
 from nc_jax.metrics.moments import ClassMoments
 from nc_jax.metrics.products import gram, squared_norms
 
 BLOCK = 2**22  # counts held at a time: 16 MiB
 
 
-def metric_intervals(
+def metric_replicates(
   measure: Callable[[ClassMoments], dict[str, Array]],
   features,
   labels,
   num_classes: int,
   replicates: int = 200,
   seed: int = 0,
-  level: float = 0.95,
   *,
-  method: str = "percentile",
+  pivotal: bool = False,
   scatter: bool = True,
-) -> dict[str, tuple[float, float]]:
-  """Bounds of metrics of class moments, as other examples would have changed them.
+) -> dict[str, np.ndarray]:
+  """Metrics of class moments as other examples would have made them; `interval` bounds them.
 
   With examples drawn w_i times, d_i = h_i − μ_k from the class mean of the sample:
 
@@ -42,16 +41,15 @@ def metric_intervals(
   are squared. Class sizes vary with the draw, and a class that was not drawn is left out.
 
   NC1 of a sample lies below that of the population, tr(Σ_W) by a factor 1 − 1/n_k, and NC1 of a
-  replicate lies as much below that of the sample. Two methods, for a metric x:
+  replicate x* lies as much below x of the sample: quantiles of x* are too low twice over. What
+  the replicates lost, the sample lost too:
 
-      "percentile"  [x*_low, x*_high], quantiles of the replicates: low twice over
-      "pivotal"     [x² / x*_high, x² / x*_low]: what the replicates lost, the sample lost too;
-                    for positive metrics
+      pivotal      x² / x*      on the logarithmic scale as far above x as x* lies below
 
   The bias is the same in all directions, the scatter of V = `trace_ratio` shrinks with their
-  number: of Gaussian features with 150 examples a class, "percentile" at 95 % was seen to hold
+  number: of Gaussian features with 150 examples a class, 95 % intervals of x* were seen to hold
   the population's V in 75, 37 and 0 % of samples for D = 8, 32 and 128, and at 128 hardly ever V
-  of the sample; "pivotal" in 93 to 96 %. Where they disagree, the sample's metric is biased
+  of the sample; pivotal ones in 93 to 96 %. Where they disagree, the sample's metric is biased
   beyond its scatter.
 
   Args:
@@ -59,19 +57,17 @@ def metric_intervals(
     features: [N, D].
     labels: [N] integers in [0, K).
     num_classes: K.
-    replicates: how often to resample.
-    seed: of the draws; equal seeds draw the same.
-    level: share of the replicates between the bounds.
-    method: "percentile" or "pivotal".
+    replicates: R, how often to resample.
+    seed: of the draws; equal seeds draw the same of as many examples.
+    pivotal: for positive metrics.
     scatter: give `measure` the [D, D] scatter, at N D² a replicate.
 
-  Returns: {key: (low, high)}. Replicates in which a metric is nan, such as those without two
-    classes, are left out; nan if none remains.
+  Returns: {key: float [R]}, none without examples; nan where a metric is, such as for want of two
+    classes.
 
   References: Efron 1979, Annals of Statistics 7(1); Davison and Hinkley 1997, Bootstrap Methods
     and their Application, 5.2, for the pivotal interval on the logarithmic scale.
   """
-  choose("method", method, ("percentile", "pivotal"))
   features = inputs.as_real(features, "features")
   if features.ndim != 2:
     raise ValueError(f"features must have shape [N, D]; got {list(features.shape)}")
@@ -84,15 +80,12 @@ def metric_intervals(
     _measure_replicates(measure, scatter, about, labels, reference, counts)
   )
   sample = of(np.ones((1, len(features)), np.int32))
-  found = [of(counts) for counts in blocks]
-  bounds = {key: _percentiles([part[key] for part in found], level) for key in sample}
-  if method == "percentile":
-    return bounds
+  parts = [of(counts) for counts in blocks]
+  found = {key: np.concatenate([sample[key][:0], *(p[key] for p in parts)]) for key in sample}
+  if not pivotal:
+    return found
   with np.errstate(divide="ignore", invalid="ignore"):
-    return {
-      key: tuple(float(sample[key][0] ** 2 / np.float64(end)) for end in (high, low))
-      for key, (low, high) in bounds.items()
-    }
+    return {key: sample[key] ** 2 / np.float64(found[key]) for key in found}
 
 
 @jax.jit(static_argnums=2)
@@ -133,44 +126,68 @@ def _measure_replicates(
   return lax.map(one, counts)
 
 
-def mean_interval(
-  values, replicates: int = 200, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-  """Bounds of a mean over examples: of errors, accuracies, squared distances.
+def mean_replicates(values, replicates: int = 200, seed: int = 0) -> np.ndarray:
+  """A mean over examples as other examples would have made it: of errors, squared distances.
 
   Args:
     values: [N] numbers or bools, one for each example.
-    replicates, seed, level: as for `metric_intervals`, with the same draws.
+    replicates, seed: as for `metric_replicates`, with the same draws.
 
-  Returns: (low, high); nan without examples.
+  Returns: float64 [R], none without examples.
   """
   values = np.asarray(values, np.float64)
   if values.ndim != 1:
     raise ValueError(f"values must have shape [N]; got {list(values.shape)}")
-  means = [counts @ values / len(values) for counts in _resampled(len(values), replicates, seed)]
-  return _percentiles(means, level)
+  blocks = _resampled(len(values), replicates, seed)
+  return np.concatenate([np.zeros(0), *(counts @ values / len(values) for counts in blocks)])
+
+
+def interval(replicates, level: float = 0.95) -> tuple[float, float]:
+  """Bounds of what was made again from other examples: the replicates about the middle `level`.
+
+  Never between two of them, of which one may be inf. Of means over examples, of pivotal replicates,
+  and of whatever is computed anew from each of these, it is a confidence interval.
+
+  Args:
+    replicates: [R]. nan are left out.
+    level: share of the replicates between the bounds.
+
+  Returns: (low, high); nan if nothing remains.
+
+  References: Efron 1979, Annals of Statistics 7(1).
+  """
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie in (0, 1); got {level}")
+  values = np.asarray(replicates, np.float64)
+  if values.ndim != 1:
+    raise ValueError(f"replicates must have shape [R]; got {list(values.shape)}")
+  values = np.sort(values[~np.isnan(values)])
+  if not values.size:
+    return math.nan, math.nan
+  below = math.floor(round((1 - level) / 2 * (len(values) - 1), 6))
+  return float(values[below]), float(values[-1 - below])
 
 
 def _resampled(size: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
   """Blocks [R, N] int32 of how often each of N examples was drawn, R replicates at a time."""
   if replicates < 1:
     raise ValueError(f"replicates must be positive; got {replicates}")
+  if not size:
+    return iter(())
+  if replicates * size <= BLOCK:
+    return iter([_one_block(size, replicates, seed)])
+  rows = max(1, BLOCK // size)
   draws = np.random.default_rng(seed)
-  rows = max(1, BLOCK // max(size, 1))
-  for start in range(0, replicates if size else 0, rows):
-    block = range(start, min(start + rows, replicates))
-    yield np.array(
-      [np.bincount(draws.integers(size, size=size), minlength=size) for _ in block], np.int32
-    )
+  starts = range(0, replicates, rows)
+  return (_drawn(draws, size, min(rows, replicates - start)) for start in starts)
 
 
-def _percentiles(parts: list[np.ndarray], level: float) -> tuple[float, float]:
-  """The replicates that bound the middle `level`; never between two, of which one may be inf."""
-  if not 0 < level < 1:
-    raise ValueError(f"level must lie in (0, 1); got {level}")
-  values = np.sort(np.concatenate([np.zeros(0), *parts]))
-  values = values[~np.isnan(values)]
-  if not values.size:
-    return math.nan, math.nan
-  below = math.floor(round((1 - level) / 2 * (len(values) - 1), 6))
-  return float(values[below]), float(values[-1 - below])
+@functools.lru_cache(maxsize=4)
+def _one_block(size: int, replicates: int, seed: int) -> np.ndarray:
+  """Kept, for a run asks for the same draws again and again."""
+  return _drawn(np.random.default_rng(seed), size, replicates)
+
+
+def _drawn(draws: np.random.Generator, size: int, replicates: int) -> np.ndarray:
+  index = (draws.integers(size, size=size) for _ in range(replicates))
+  return np.array([np.bincount(of_one, minlength=size) for of_one in index], np.int32)

@@ -18,6 +18,7 @@ from nc_jax.training.features import Collector
 from nc_jax.training.feeds import Feed
 from nc_jax.training.measurer import Measurer, Observed, Probing
 from nc_jax.training.observe import Observation, Observer
+from nc_jax.training.resampling import Resampler
 from nc_jax.training.steps import (
   AXIS,
   TrainState,
@@ -314,15 +315,12 @@ def build_measurer(
     )
   axis = observed.splits["train"].axis
   collector = Collector(apply, observer.layers, observe.batch_size, axis, devices)
-  return Measurer(
-    observer,
-    collector,
-    model.classifier,
-    dataset.num_classes,
-    probing,
-    observe.bootstrap or 0,
-    config.optim.total_epochs,
-  )
+  resampler = None
+  if observe.bootstrap is not None:
+    resampler = Resampler(
+      observer, collector, model.classifier, dataset.num_classes, observe.bootstrap
+    )
+  return Measurer(observer, collector, probing, resampler, config.optim.total_epochs)
 
 
 def augmentation(settings, dataset: Dataset) -> Callable | None:

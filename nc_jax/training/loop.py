@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from nc_jax import processes
+from nc_jax import processes, replicates
 from nc_jax.console import Console
 from nc_jax.errors import RunError
 from nc_jax.files import replacing
@@ -23,8 +23,8 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
 
   Writes checkpoints into the workdir, and into the folder of each run examples.npz (which
   examples were used, by which labels), metrics.csv, event files and, with each observation,
-  class_means.npz. A run whose loss is no longer finite is given up: its folder then holds
-  failed.txt, which says when. The others go on.
+  class_means.npz and, if there are such, replicates/EPOCH.npz. A run whose loss is no longer
+  finite is given up: its folder then holds failed.txt, which says when. The others go on.
 
   Of several processes all train, observe and save, and process 0 alone writes the files.
 
@@ -61,6 +61,8 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
     try:
       for run, observation in experiment.observe(state, epoch, processes.from_first(unseen), pause):
         if first:
+          # Before the rows, which tell that the observation is there.
+          replicates.save(folders[run], epoch, observation.replicates)
           writers[run].write(step, epoch, observation.rows)
           save_class_means(observation, folders[run] / "class_means.npz")
         seen.append(_summary(observation))

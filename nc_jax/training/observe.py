@@ -29,9 +29,13 @@ class Row(NamedTuple):
   value: float
 
 
+Replicates = dict[tuple[str, str, str], np.ndarray]  # (split, layer, key): [R], of other examples
+
+
 class Observation(NamedTuple):
   rows: list[Row]  # splits, then layers in network order, then keys as in METRICS
   geometry: dict[str, np.ndarray]  # class means of the penultimate layer, by split, and `weight`
+  replicates: Replicates = {}
 
 
 class Observer:

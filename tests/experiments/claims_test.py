@@ -62,7 +62,8 @@ def test_a_claim_on_means_has_no_seeds_and_may_span_cells():
 
 
 def test_the_record_is_strict_json(tmp_path):
-  judged = claims.verdict([claim("good", [12, math.inf]), claim("bad", [2, NAN])], [GOOD, BAD])
+  good = claim("good", [12, math.inf])._replace(low=11.0)
+  judged = claims.verdict([good, claim("bad", [2, NAN])], [GOOD, BAD])
   failed = Run("good", 2, [], "loss nan at step 31")
   claims.write(
     judged, tmp_path / "verdict.json", experiment="e1", title="A title", failed_runs=[failed]
@@ -81,6 +82,8 @@ def test_the_record_is_strict_json(tmp_path):
       "measured": 12,
       "relation": ">=",
       "threshold": 10,
+      "low": 11,
+      "high": "nan",
       "seeds": [12, "inf"],
       "passed": True,
     }
@@ -104,8 +107,8 @@ def test_numbers_in_words():
 def test_a_table_gives_csv_each_number_and_markdown_one_cell_for_five(tmp_path):
   table = Table.of(
     [
-      {"cell": "a|b", "seeds": 2} | measured("V", [1 / 3, 2 / 3], (0.25, 0.75)),
-      {"cell": "c", "seeds": 0} | measured("V", [], (NAN, NAN)) | measured("T", [100, 107]),
+      {"cell": "a|b", "seeds": 2} | measured("V", [1 / 3, 2 / 3]) | {"V low": 0.25, "V high": 0.75},
+      {"cell": "c", "seeds": 0} | measured("V", []) | measured("T", [100, 107]),
     ]
   )
   table.to_csv(tmp_path / "table.csv")

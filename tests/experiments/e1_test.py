@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from nc_jax.experiments import claims, e1
+from nc_jax.experiments import bounds, claims, e1
 from nc_jax.experiments.results import Cell, Results
 from tests.experiments.made_up import drawn, run
 
@@ -137,30 +137,27 @@ def test_a_decay_that_nobody_observed_was_not_seen_to_deepen():
 
 
 def test_the_table_gives_means_ranges_and_bounds(tmp_path):
-  bounds = {
-    ("test", "logits", "error/classifier/low"): 0.06,
-    ("test", "logits", "error/classifier/high"): 0.09,
-    ("train", "penultimate", "nc1/trace_ratio/low"): 15 / 301 / 110,
-    ("train", "penultimate", "nc1/trace_ratio/high"): 15 / 301 / 90,
-    ("test", "penultimate", "nc1/trace_ratio/low"): 15 / 301 / 100 + 0.15,  # V(test), no width
-    ("test", "penultimate", "nc1/trace_ratio/high"): 15 / 301 / 100 + 0.15,
+  factors = {
+    ("test", "logits", "error/classifier"): [0.75, 1.125],
+    ("train", "penultimate", "nc1/trace_ratio"): [0.5, 2],
+    ("test", "penultimate", "nc1/trace_ratio"): [1, 1],
   }
   runs = [
-    run("a", curves(weak=0.1) | bounds),
-    run("a", curves(weak=0.3, error=lambda e: 0 if e > 200 else 0.1) | bounds, seed=1),
+    run("a", curves(weak=0.1), factors=factors),
+    run("a", curves(weak=0.3, error=lambda e: 0 if e > 200 else 0.1), seed=1, factors=factors),
   ]
-  table = e1.table(Results([Cell("a", OPTIM)], runs))
+  table = bounds.of_table(e1.table, Results([Cell("a", OPTIM)], runs))
   table.to_csv(tmp_path / "table.csv")
   with (tmp_path / "table.csv").open() as file:
     (row,) = csv.DictReader(file)
   number = lambda column: float(row[column])
   assert (row["cell"], row["seeds"], number("train accuracy")) == ("a", "2", 1)
   assert [number(f"V_weak(test){end}") for end in ("", " min", " max")] == [0.2, 0.1, 0.3]
-  assert number("test accuracy low") == pytest.approx(0.91)
-  assert number("test accuracy high") == pytest.approx(0.94)
+  assert number("test accuracy low") == pytest.approx(1 - 1.125 * 0.07)
+  assert number("test accuracy high") == pytest.approx(1 - 0.75 * 0.07)
   assert number("V(test)/V(train)") == pytest.approx(1 + 0.15 / (15 / 301 / 100))
-  assert number("V(test)/V(train) low") == pytest.approx(0.9 * number("V(test)/V(train)"))
-  assert number("V(test)/V(train) high") == pytest.approx(1.1 * number("V(test)/V(train)"))
+  assert number("V(test)/V(train) low") == pytest.approx(0.5 * number("V(test)/V(train)"))
+  assert number("V(test)/V(train) high") == pytest.approx(2 * number("V(test)/V(train)"))
   assert number("NC1(train)") == pytest.approx(15 / 301 / 100 / 2)
   assert math.isnan(number("CDNV(test)"))  # not measured here
   assert [number(f"terminal epoch{end}") for end in (" min", " max")] == [107, 206]

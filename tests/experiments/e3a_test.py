@@ -96,14 +96,14 @@ def test_a_negative_cell_must_lose_nothing():
 
 def test_the_table_has_every_probe_of_the_last_layer_and_the_headline_of_the_others(tmp_path):
   headline = ("test", "penultimate", "probe/fine/ridge/0.001")
-  bounds = {
+  no_probes = {
     (*headline[:2], f"{headline[2]}/low"): 0.2,
     (*headline[:2], f"{headline[2]}/high"): 0.26,
-    (*CEILING[:2], f"{CEILING[2]}/low"): 0.1,  # bounds of the ceiling are no probe
-    ("test", "penultimate", "probe/held_out/knn/5"): 0.9,  # nor is another target's
+    (*CEILING[:2], f"{CEILING[2]}/low"): 0.1,
+    ("test", "penultimate", "probe/held_out/knn/5"): 0.9,  # but of another target
   }
   knn = {KNN: e3_worlds.at(shifted(LAST, -0.1))}
-  worlds = [curves(last=LAST, others=knn | bounds), curves(last=shifted(LAST, 0.04), others=knn)]
+  worlds = [curves(last=LAST, others=knn | no_probes), curves(last=shifted(LAST, 0.04), others=knn)]
   table = e3a.table(results(*worlds))
   table.to_csv(tmp_path / "table.csv")
   with (tmp_path / "table.csv").open() as file:
@@ -136,15 +136,11 @@ def test_the_ceiling_is_found_with_the_features_or_with_the_logits(layer):
 
 def test_the_best_of_a_curve_with_holes_is_its_best_number():
   accuracy, final = np.array([[0.3, np.nan, 0.4], [np.nan] * 3]), np.array([0.1, np.nan])
-  along = transfer.Course(
-    np.array([0, 1, 2]), accuracy, final, (accuracy - 0.03, accuracy + 0.02), (final, final + 0.04)
-  )
+  along = transfer.Course(np.array([0, 1, 2]), accuracy, final)
   np.testing.assert_equal(along.best, [0.4, np.nan])
   np.testing.assert_equal(along.best_epoch, [2, np.nan])
   np.testing.assert_allclose(along.drop, [0.3, np.nan])
-  np.testing.assert_allclose(along.untrained_bounds, ([0.27, np.nan], [0.32, np.nan]))
-  np.testing.assert_allclose(along.best_bounds, ([0.37, np.nan], [0.42, np.nan]))
-  np.testing.assert_allclose(along.drop_bounds, ([0.25, np.nan], [0.32, np.nan]))  # 0.03, 0.04: 5
+  np.testing.assert_equal(along.untrained, [0.3, np.nan])
 
 
 def test_the_figures_show_the_curves():

@@ -165,8 +165,6 @@ def test_the_table_has_a_row_per_layer_and_one_for_the_whole(tmp_path):
       ("test", name, "probe/fine/ridge/0.001"): (0.6, 0.8, 0.9, 0.93, 0.94, 0.95, 0.95, 0.95)[
         number
       ],
-      ("test", name, "nc1/trace_ratio/low"): 0.1,
-      ("test", name, "nc1/trace_ratio/high"): 0.2,
     }
   runs = [run("a", curves(others=others)), run("a", curves(with_end(penultimate=0.0045)), 1)]
   table = e4.table(Results([Cell("a", {})], runs))
@@ -182,7 +180,7 @@ def test_the_table_has_a_row_per_layer_and_one_for_the_whole(tmp_path):
   assert number("layer4", "first epoch below 0.5") == 16
   assert number("penultimate", "first epoch below 1") == 3
   assert math.isnan(number("all", "V(train)"))  # is a number of a layer
-  # The second seed lacks the errors, the ranks, the probes and the bounds.
+  # The second seed lacks the errors, the ranks and the probes.
   assert math.isnan(number("all", "effective depth")) and math.isnan(
     number("layer1", "rank(train)")
   )
@@ -247,7 +245,7 @@ def test_twelve_cells_of_long_names_holes_and_runs_that_failed_are_drawn():
 def test_depth_along_training_has_a_row_per_seed_and_epoch():
   cell = Cell("a", {})
   results = Results([cell], [run("a", curves(), seed) for seed in (0, 1)])
-  table = e4.more_tables(results)["depth"]
+  table = e4.more_tables["depth"](results)
   rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
   names, epochs, V_along = e4.layers.curves(results, cell.name, "train", "nc1/trace_ratio")
   assert [(row["seed"], row["epoch"]) for row in rows] == [

@@ -52,7 +52,8 @@ def made_up_table(rng) -> claims.Table:
     row = {"cell": cell, "n": 1500}
     for name in ("test accuracy", "V(train)", "V(test)", "V_weak(test)"):
       row |= claims.measured(name, rng.random(4))
-    row |= claims.measured("ratio", 10 + 90 * rng.random(4), (12.3, 99.9))
+    row |= claims.measured("ratio", 10 + 90 * rng.random(4))
+    row |= {"ratio low": 12.3, "ratio high": 99.9}
     rows.append(row)
   return claims.Table.of(rows)
 

@@ -131,7 +131,7 @@ def test_a_negative_cell_passes_by_failing(made_up, refuted):
 
 def test_a_measured_number_stands_with_its_range_and_bounds_below(made_up):
   row = {"cell": "a/b", "n": 150} | claims.measured("V", [1.0, 2.0]) | {"note": "x"}
-  row |= claims.measured("r", [3.0], (2.5, 3.5))
+  row |= claims.measured("r", [3.0]) | {"r low": 2.5, "r high": 3.5}
   table = claims.Table.of([row, {"cell": "c", "V": float("nan"), "note": "y"}])
   section = made_up.sections[0]._replace(table=table, figures=[])
   rows = Reader(report.to_html(made_up._replace(sections=[section]))).rows()

@@ -33,7 +33,6 @@ def test_what_is_absent_is_empty_or_nan():
   # Its last epoch is 10, where this split was not seen: the value of epoch 0 is not the final one.
   assert np.isnan(one.final("a", "test", *V[1:])).tolist() == [True]
   assert one.final("a", *V).tolist() == [1]
-  assert np.isnan(one.bounds("a", *V)).all() and np.shape(one.bounds("b", *V)) == (2, 0)
 
 
 def test_keys_are_those_of_one_layer_and_split_in_any_seed():
@@ -45,12 +44,57 @@ def test_keys_are_those_of_one_layer_and_split_in_any_seed():
   assert both.keys("a", "test", "layer1") == [] == both.keys("b", *V[:2])
 
 
-def test_each_seed_has_bounds():
-  bounded = [
-    Run("a", seed, rows({5: low}, (*V[:2], V[2] + "/low")) + rows({5: 9}, (*V[:2], V[2] + "/high")))
-    for seed, low in ((0, 1), (1, 2))
-  ]
-  np.testing.assert_array_equal(results(*bounded).bounds("a", *V), ([1, 2], [9, 9]))
+TEST_V = ("test", *V[1:])
+
+
+def resampled(seed, factors, of_test=None):
+  """V(train) falls from 8 to 1, V(test) from 8 to 2; replicates are as many times these."""
+  curves = {V: {0: 8.0, 5: 2.0, 9: 1.0}, TEST_V: {0: 8.0, 5: 4.0, 9: 2.0}}
+  made = {V: np.array(factors), TEST_V: np.array(factors if of_test is None else of_test)}
+  replicates = {
+    where: {epoch: value * made[where] for epoch, value in curve.items()}
+    for where, curve in curves.items()
+  }
+  return Run(
+    "a", seed, [row for where in curves for row in rows(curves[where], where)], None, replicates
+  )
+
+
+def test_bounds_are_of_what_is_made_anew_of_each_replicate():
+  factors = np.arange(1, 42) / 20  # of which the middle 95 % end at the second and the last but one
+  one = results(resampled(0, factors))
+  end = lambda of: of.final("a", *V)
+  np.testing.assert_allclose(one.bounds(end), ([0.1], [2.0]))
+  # The same examples in both: their ratio does not depend on them. Apart it would.
+  ratio = lambda of: of.final("a", *TEST_V) / of.final("a", *V)
+  np.testing.assert_allclose(one.bounds(ratio), ([2], [2]))
+  apart = results(resampled(0, factors, of_test=factors[::-1])).bounds(ratio)
+  np.testing.assert_allclose(apart, ([2 * 2 / 40], [2 * 40 / 2]))
+  curve = lambda of: of.curve("a", *V)[1]
+  np.testing.assert_allclose(one.bounds(curve)[1], [[16, 4, 2]])
+
+
+def test_a_run_without_replicates_leaves_no_bounds():
+  both = results(resampled(0, [1, 2]), Run("a", 1, rows({9: 1})))
+  assert np.isnan(both.bounds(lambda of: of.final("a", *V))).all()
+  assert np.shape(results().bounds(lambda of: of.final("b", *V))) == (2, 0)
+  assert np.shape(both.bounds(lambda of: [[1.0, 2.0]])) == (2, 1, 2)
+
+
+def test_what_comes_in_some_replicates_alone_has_no_bounds():
+  """An epoch that is never reached is nan: were these left out, the rest would look certain."""
+  for lacking, bounded in ((4, True), (6, False)):
+    one = results(resampled(0, [1.0] * (100 - lacking) + [2.0] * lacking))
+    crossing = lambda of: [9.0 if of.final("a", *V) < 1.5 else np.nan]
+    np.testing.assert_equal(one.bounds(crossing), [[9.0 if bounded else np.nan]] * 2)
+  assert np.isnan(one.bounds(lambda of: [np.nan if of is one else 1.0])).all()
+
+
+def test_one_seed_can_be_looked_at_alone():
+  both = results(resampled(3, [1, 1]), resampled(1, [2, 2]), Run("b", 3, rows({9: 7})))
+  alone = both.alone(3)
+  assert alone.seeds("a") == [3] and alone.final("b", *V).tolist() == [7]
+  assert both.seeds("a") == [3, 1] and both.alone(1).seeds("b") == []
 
 
 def test_the_terminal_phase_begins_at_error_0_seed_by_seed():

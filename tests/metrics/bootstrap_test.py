@@ -1,4 +1,4 @@
-"""Intervals over examples: against a literal bootstrap, and their coverage of a known world."""
+"""Replicates over examples: against a literal bootstrap, and how intervals cover a known world."""
 
 import math
 
@@ -8,7 +8,7 @@ import worlds
 
 import nc_jax as nc
 from nc_jax.metrics import bootstrap, spectrum, variability
-from nc_jax.metrics.bootstrap import mean_interval, metric_intervals
+from nc_jax.metrics.bootstrap import interval, mean_replicates, metric_replicates
 
 K, D, N = worlds.K, worlds.D, worlds.N
 
@@ -35,9 +35,9 @@ def literal(features, labels, replicates, seed=0, scatter=True):
   return {key: np.array([values[key] for values in found]) for key in found[0]}
 
 
-def trace_ratio_interval(features, labels, num_classes, *args, **options):
-  """Bounds of V alone, without a scatter."""
-  return metric_intervals(
+def trace_ratios(features, labels, num_classes, *args, **options):
+  """[R] V alone, without a scatter."""
+  return metric_replicates(
     variability.nc1, features, labels, num_classes, *args, **options, scatter=False
   )[V]
 
@@ -55,53 +55,66 @@ def trace_ratio_interval(features, labels, num_classes, *args, **options):
 )
 def test_replicates_against_a_literal_bootstrap(options, scatter):
   features, labels = worlds.clusters(**options)[:2]
-  (counts,) = bootstrap._resampled(N, 12, seed=3)
-  about, reference = bootstrap._about_means(features, labels, K)
-  ours = bootstrap._measure_replicates(of_moments, scatter, about, labels, reference, counts)
+  ours = metric_replicates(of_moments, features, labels, K, 12, seed=3, scatter=scatter)
   theirs = literal(features, labels, 12, seed=3, scatter=scatter)
   assert set(ours) == set(theirs) >= ({V, "nc1/cdnv", "nc1/pinv"} if scatter else {V, "nc1/cdnv"})
   for key in theirs:
     np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-4, err_msg=key)
 
 
-def test_the_bounds_are_those_of_the_replicates():
+def test_pivotal_replicates_lie_as_far_on_the_other_side():
   features, labels = worlds.clusters()[:2]
-  ratios = sorted(literal(features, labels, 41)[V])
-  low, high = trace_ratio_interval(features, labels, K, replicates=41, level=0.9)
-  np.testing.assert_allclose((low, high), (ratios[2], ratios[38]), rtol=2e-5)
+  found, pivotal = (trace_ratios(features, labels, K, 41, pivotal=p) for p in (False, True))
   ratio = float(variability.trace_ratio(nc.ClassMoments.of(features, labels, K)))
-  pivotal = trace_ratio_interval(features, labels, K, 41, level=0.9, method="pivotal")
-  np.testing.assert_allclose(pivotal, (ratio**2 / high, ratio**2 / low), rtol=2e-5)
+  np.testing.assert_allclose(found / ratio, ratio / pivotal, rtol=2e-5)
+
+
+def test_an_interval_ends_at_the_replicates_that_bound_its_level():
+  values = np.random.default_rng(0).permutation(41).astype(float)
+  assert interval(values, level=0.9) == (2, 38)
+  assert interval([*values, math.nan, math.nan], level=0.9) == (2, 38)
+  assert interval([1, 2, math.inf], level=0.9) == (1, math.inf)
+  assert np.isnan(interval([math.nan])).all() and np.isnan(interval([])).all()
 
 
 def test_blocks_of_replicates_change_nothing(monkeypatch):
   features, labels = worlds.clusters()[:2]
-  whole = trace_ratio_interval(features, labels, K), mean_interval(labels == 0)
+  both = lambda: np.stack([trace_ratios(features, labels, K), mean_replicates(labels == 0)])
+  whole = both()
   monkeypatch.setattr(bootstrap, "BLOCK", 7 * N)
-  assert (trace_ratio_interval(features, labels, K), mean_interval(labels == 0)) == whole
+  np.testing.assert_array_equal(both(), whole)
 
 
 def test_deterministic_in_the_seed():
   features, labels = worlds.clusters()[:2]
-  for interval in (
-    lambda seed: trace_ratio_interval(features, labels, K, 20, seed),
-    lambda seed: mean_interval(features[:, 0], 20, seed),
+  for replicates in (
+    lambda seed: trace_ratios(features, labels, K, 20, seed),
+    lambda seed: mean_replicates(features[:, 0], 20, seed),
   ):
-    assert interval(1) == interval(1) != interval(2)
+    np.testing.assert_array_equal(replicates(1), replicates(1))
+    assert (replicates(1) != replicates(2)).any()
+
+
+def test_numbers_of_the_same_examples_are_drawn_together():
+  features, labels = worlds.clusters()[:2]
+  of = lambda x: trace_ratios(x, labels, K, 30)
+  np.testing.assert_allclose(of(3 * features + 1), of(features), rtol=1e-4)
+  first = features[:, 0]
+  np.testing.assert_allclose(mean_replicates(-2 * first), -2 * mean_replicates(first), rtol=1e-12)
 
 
 def test_means_against_a_literal_bootstrap():
   values = np.random.default_rng(0).exponential(size=N)
   draws = np.random.default_rng(5)
-  means = sorted(values[draws.integers(N, size=N)].mean() for _ in range(101))
-  np.testing.assert_allclose(mean_interval(values, 101, seed=5, level=0.9), (means[5], means[95]))
+  means = [values[draws.integers(N, size=N)].mean() for _ in range(101)]
+  np.testing.assert_allclose(mean_replicates(values, 101, seed=5), means)
   wrong = values > 1.5
-  low, high = mean_interval(wrong)
+  low, high = interval(mean_replicates(wrong))
   deviation = math.sqrt(wrong.mean() * (1 - wrong.mean()) / N)
   assert (high - low) / 2 == pytest.approx(1.96 * deviation, rel=0.2)
 
 
-def share_covered(per_class, dim, method, samples=150, classes=5, std=0.5):
+def share_covered(per_class, dim, pivotal, samples=150, classes=5, std=0.5):
   """How often the interval of a Gaussian sample holds the trace ratio of its population."""
   means = np.random.default_rng(0).normal(size=(classes, dim))
   truth = dim * std**2 / np.sum((means - means.mean(axis=0)) ** 2, axis=1).mean()
@@ -110,7 +123,7 @@ def share_covered(per_class, dim, method, samples=150, classes=5, std=0.5):
     rng = np.random.default_rng(sample)
     labels = rng.integers(classes, size=classes * per_class)
     features = means[labels] + std * rng.normal(size=(len(labels), dim))
-    low, high = trace_ratio_interval(features, labels, classes, 100, sample, method=method)
+    low, high = interval(trace_ratios(features, labels, classes, 100, sample, pivotal=pivotal))
     covered += low <= truth <= high
   return covered / samples
 
@@ -118,42 +131,43 @@ def share_covered(per_class, dim, method, samples=150, classes=5, std=0.5):
 @pytest.mark.parametrize("per_class, dim", [(20, 4), (100, 4), (100, 32)])
 def test_pivotal_coverage(per_class, dim):
   # 95 % less what 100 replicates and small samples cost; 150 samples scatter by 2 %.
-  assert 0.87 <= share_covered(per_class, dim, "pivotal") <= 0.99
+  assert 0.87 <= share_covered(per_class, dim, pivotal=True) <= 0.99
 
 
-def test_percentile_coverage_only_of_many_examples_in_few_directions():
-  assert share_covered(300, 4, "percentile") >= 0.87
-  assert share_covered(100, 32, "percentile") < 0.6  # what the docstring warns of
+def test_others_cover_it_only_with_many_examples_in_few_directions():
+  assert share_covered(300, 4, pivotal=False) >= 0.87
+  assert share_covered(100, 32, pivotal=False) < 0.6  # what the docstring warns of
 
 
 def test_coverage_of_means():
   covered = 0
   for sample in range(200):
-    low, high = mean_interval(np.random.default_rng(sample).random(100) < 0.3, seed=sample)
+    low, high = interval(
+      mean_replicates(np.random.default_rng(sample).random(100) < 0.3, 200, sample)
+    )
     covered += low <= 0.3 <= high
   assert 0.88 <= covered / 200 <= 0.99
 
 
 def test_total_collapse_and_no_classes():
   world = worlds.collapsed()
-  low, high = trace_ratio_interval(*world[:2], K)
-  assert 0 <= low <= high < 1e-12
+  found = trace_ratios(*world[:2], K)
+  assert 0 <= found.min() <= found.max() < 1e-12
   same = np.ones((20, D), np.float32)
   spread = same + np.random.default_rng(0).normal(size=same.shape).astype(np.float32)
   one = np.zeros(20, int)
-  for method in ("percentile", "pivotal"):
-    assert np.isnan(trace_ratio_interval(spread, one, K, method=method)).all()
-    assert np.isnan(trace_ratio_interval(spread[:0], one[:0], K, method=method)).all()
-  assert np.isnan(trace_ratio_interval(same, np.arange(20) % 2, K)).all()
-  assert np.isnan(mean_interval([])).all()
-  assert mean_interval(np.ones(9)) == (1.0, 1.0)
+  for pivotal in (False, True):
+    assert np.isnan(trace_ratios(spread, one, K, pivotal=pivotal)).all()
+    assert trace_ratios(spread[:0], one[:0], K, pivotal=pivotal).shape == (0,)
+  assert np.isnan(trace_ratios(same, np.arange(20) % 2, K)).all()
+  assert mean_replicates([]).shape == (0,)
+  assert (mean_replicates(np.ones(9)) == 1).all()
 
 
 def test_coinciding_means_have_an_infinite_ratio():
   # Some draws take one point of each class, some both points of both: nothing in between is nan.
   features = np.array([[0.0], [1.0], [0.0], [1.0]], np.float32)
-  low, high = trace_ratio_interval(features, [0, 0, 1, 1], K, replicates=400)
-  assert low == 0 and high == math.inf
+  assert interval(trace_ratios(features, [0, 0, 1, 1], K, replicates=400)) == (0, math.inf)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +175,7 @@ def test_coinciding_means_have_an_infinite_ratio():
   [
     ({"labels": np.full(N, K)}, "labels must lie in"),
     ({"features": np.zeros(N)}, r"features must have shape \[N, D\]; got"),
-    ({"level": 1.0}, "level must lie in"),
     ({"replicates": 0}, "replicates must be positive; got 0"),
-    ({"method": "normal"}, "method must be one of percentile, pivotal; got 'normal'"),
   ],
   ids=lambda x: x if isinstance(x, str) else next(iter(x)),
 )
@@ -171,9 +183,13 @@ def test_errors(change, match):
   world = worlds.clusters()
   arguments = {"features": world.features, "labels": world.labels, "num_classes": K} | change
   with pytest.raises(ValueError, match=match):
-    trace_ratio_interval(**arguments)
+    trace_ratios(**arguments)
 
 
-def test_means_of_a_table_are_refused():
+def test_tables_and_levels_are_refused():
   with pytest.raises(ValueError, match=r"values must have shape \[N\]; got \[3, 2\]"):
-    mean_interval(np.zeros((3, 2)))
+    mean_replicates(np.zeros((3, 2)))
+  with pytest.raises(ValueError, match=r"replicates must have shape \[R\]; got \[3, 2\]"):
+    interval(np.zeros((3, 2)))
+  with pytest.raises(ValueError, match="level must lie in"):
+    interval([1.0], level=1.0)

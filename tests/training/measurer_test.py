@@ -7,8 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 import nc_jax as nc
 from nc_jax.errors import UserError
-from nc_jax.metrics import bootstrap
-from nc_jax.training import building, measurer, probes
+from nc_jax.training import building, probes, resampling
 from tests.configs import tiny
 
 OPTIONS = {
@@ -31,9 +30,13 @@ def rows(experiment):
   return observed(experiment, epoch=4)
 
 
-def observed(experiment, epoch):
+def observe(experiment, epoch):
   ((_, observation),) = experiment.observe(experiment.state, epoch)
-  return {row[:3]: row.value for row in observation.rows}
+  return observation
+
+
+def observed(experiment, epoch):
+  return {row[:3]: row.value for row in observe(experiment, epoch).rows}
 
 
 def features(experiment, split, layer="penultimate"):
@@ -81,7 +84,7 @@ def test_intervals_are_those_of_the_run_s_features(experiment, rows):
   assert {key for split, layer, key in bounded if (split, layer) == ("test", "layer1")} == {
     "nc1/pinv", "nc1/trace_ratio", "nc1/cdnv", "nc1/vci", "rank/numerical", "nc4/ncc_error",
     "strong/second_moment", "weak/second_moment", "probe/fine/ridge/0.001", "probe/fine/ridge/0.1",
-    "probe/fine/logistic/0.001", "probe/fine/knn/5",
+    "probe/fine/logistic/0.001", "probe/fine/knn/5", "probe/fine/ceiling",
   }  # fmt: skip
   for split, layer, key in bounded:
     low, high = (rows[split, layer, f"{key}/{end}"] for end in ("low", "high"))
@@ -90,10 +93,11 @@ def test_intervals_are_those_of_the_run_s_features(experiment, rows):
       assert low <= rows[split, layer, key] <= high
       continue
     x, fine = features(experiment, split, layer)
-    resampled = bootstrap.metric_intervals(
-      measurer._nc1_and_rank, x, (fine >= 5).astype(np.int32), 2, replicates=50, method="pivotal"
-    )
-    assert (low, high) == pytest.approx(resampled[key], rel=1e-3)
+    resampled = nc.metrics.metric_replicates(
+      resampling._nc1_and_rank, x, (fine >= 5).astype(int), 2, 50, split == "test", pivotal=True
+    )[key]
+    most = x.shape[1] if key.startswith("rank") else np.inf
+    assert (low, high) == pytest.approx(nc.metrics.interval(np.minimum(resampled, most)), rel=1e-3)
 
 
 def test_errors_of_the_nearest_class_mean_are_bounded_about_the_value(experiment, rows):
@@ -101,11 +105,35 @@ def test_errors_of_the_nearest_class_mean_are_bounded_about_the_value(experiment
   assert 0 < low < rows["train", "layer1", "nc4/ncc_error"] < high < 0.6
 
 
-def test_probes_and_intervals_come_at_their_epochs_alone(experiment):
-  keys = {place[2] for place in observed(experiment, epoch=1)}
-  assert not [key for key in keys if key.startswith("probe/") or key.endswith("/low")]
-  keys = {place[2] for place in observed(experiment, epoch=2)}
-  assert "probe/fine/knn/5" in keys and "nc1/trace_ratio/low" not in keys
+def test_probes_come_at_their_epochs_and_all_replicates_at_the_last(experiment, rows):
+  """At others there are those that whatever is read along training is made of."""
+  along = {
+    ("train", "layer1", "nc1/trace_ratio"), ("test", "layer1", "nc1/trace_ratio"),
+    ("train", "layer1", "nc4/ncc_error"), ("test", "layer1", "nc4/ncc_error"),
+    ("test", "layer1", "strong/second_moment"), ("test", "layer1", "weak/second_moment"),
+  }  # fmt: skip
+  along |= {(split, "penultimate", key) for split, _, key in along}
+  along |= {("train", "penultimate", f"nc1/{key}") for key in ("pinv", "cdnv", "vci")}
+  along |= {(split, "logits", "error/classifier") for split in ("train", "test")}
+  for epoch, probed in ((1, False), (2, True)):
+    observation = observe(experiment, epoch)
+    of_probes = {place for place in observation.replicates if place[2].startswith("probe/")}
+    assert set(observation.replicates) - of_probes == along
+    assert (
+      bool(of_probes) == probed == ("probe/fine/knn/5" in {row.key for row in observation.rows})
+    )
+  assert {(*place[:2], f"{place[2]}/low") for place in along} < set(rows)
+
+
+def test_replicates_of_a_split_belong_together(experiment):
+  """Those of two numbers of the same examples move together, in any order of the layers."""
+  observation = observe(experiment, epoch=4)
+  probe, worse = (
+    observation.replicates["test", "penultimate", f"probe/fine/{kind}"]
+    for kind in ("ridge/0.001", "ridge/0.1")
+  )
+  assert probe.shape == (50,)
+  assert np.corrcoef(probe, worse)[0, 1] > 0.5
 
 
 def test_held_out_classes_are_probed_by_labels_of_their_own():

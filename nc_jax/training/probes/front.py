@@ -113,7 +113,7 @@ def _probe(train, test, numbers, num_classes, candidates, split) -> tuple[Array,
   return over_examples(local, split, arguments, (ROWS, WHOLE))(*train, *test, *numbers)
 
 
-def ceiling(train_coarse, train_fine, test_coarse, test_fine) -> float:
+def ceiling(train_coarse, train_fine, test_coarse, test_fine) -> np.ndarray:
   """What any probe gets right once features have collapsed to one point per coarse class.
 
       Σ_j P(coarse = j, fine = c_j) on the test set,   c_j the most frequent c in j on the train set
@@ -126,6 +126,8 @@ def ceiling(train_coarse, train_fine, test_coarse, test_fine) -> float:
     train_fine: [N] integers >= 0.
     test_coarse: [N_test] integers, each among those of the train set.
     test_fine: [N_test].
+
+  Returns: bool [N_test], which of the test examples it gets right; the ceiling is their share.
   """
   pairs = []
   given = ("train", train_coarse, train_fine), ("test", test_coarse, test_fine)
@@ -140,4 +142,4 @@ def ceiling(train_coarse, train_fine, test_coarse, test_fine) -> float:
   (coarse, fine), (test_coarse, test_fine) = pairs
   joint = np.zeros((coarse.max() + 1, fine.max() + 1))
   np.add.at(joint, (coarse, fine), 1)
-  return float(np.mean(joint.argmax(axis=1)[test_coarse] == test_fine))
+  return joint.argmax(axis=1)[test_coarse] == test_fine
