@@ -36,6 +36,7 @@ def cells(scale: str) -> list[dict]:
     ]
   for each in found:
     each["config"].observe.layers = ()  # the penultimate alone
+    each["config"].observe.bootstrap_nc1 = True  # all forms of NC1 are compared along training
   return found
 
 

@@ -5,9 +5,11 @@ of all arrays belong together: whatever is computed of the numbers can be comput
 """
 
 import pathlib
+import zipfile
 
 import numpy as np
 
+from nc_jax.errors import UserError
 from nc_jax.files import replacing
 
 _FOLDER = "replicates"
@@ -24,11 +26,17 @@ def save(workdir: pathlib.Path, epoch: int, replicates: dict[tuple[str, str, str
 
 
 def load(workdir: pathlib.Path) -> dict[tuple[str, str, str], dict[int, np.ndarray]]:
-  """{(split, layer, key): {epoch: float32 [R]}}, empty where there are none."""
+  """{(split, layer, key): {epoch: float32 [R]}}, empty where there are none.
+
+  Raises UserError for a file that is damaged.
+  """
   found = {}
   for path in (workdir / _FOLDER).glob("[0-9]*.npz"):
-    with np.load(path) as file:
-      for name in file.files:
-        split, layer, key = name.split("/", 2)
-        found.setdefault((split, layer, key), {})[int(path.stem)] = file[name]
+    try:
+      with np.load(path) as file:
+        for name in file.files:
+          split, layer, key = name.split("/", 2)
+          found.setdefault((split, layer, key), {})[int(path.stem)] = file[name]
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+      raise UserError(f"{path} is damaged: {error} Remove it to go on without it.") from error
   return found

@@ -201,6 +201,9 @@ SETTINGS: dict[str, Setting] = {
   "observe.max_rank_dim": _whole(0, "wider layers are measured without the ranks, which cost D^3"),
   "observe.bootstrap": _whole(1, "bootstrap replicates over examples, in replicates/, and 95 % "
                               "intervals, KEY/low and KEY/high; None: none", optional=True),
+  "observe.bootstrap_nc1": _switch("replicates of all of NC1 of the last layer's train features at "
+                                   "every observed epoch, and not of V alone; N D^2 for each",
+                                   optional=True),
   "probe.target": _name(("fine", "held_out"), "what probes of frozen features learn: the labels "
                         "before label_map, or the classes of held_out; None: no probes",
                         optional=True),

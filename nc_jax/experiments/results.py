@@ -84,7 +84,7 @@ class Results:
   def keys(self, cell: str, split: str, layer: str) -> list[str]:
     """What was measured of a layer, in the order of the rows, bounds included."""
     names = (where for run in self._of(cell) for where in run.curves)
-    return list(dict.fromkeys(key for *where, key in names if where == [split, layer]))
+    return list(dict.fromkeys(key for s, at, key in names if at == layer and s == split))
 
   def curve(self, cell: str, split: str, layer: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     """(epochs int [E], values float64 [S, E]) at the epochs that all seeds have; E may be 0."""

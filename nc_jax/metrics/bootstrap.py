@@ -5,6 +5,7 @@ so features are never copied.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -17,7 +18,7 @@ from nc_jax.metrics import inputs
 from nc_jax.metrics.moments import ClassMoments
 from nc_jax.metrics.products import gram, squared_norms
 
-BLOCK = 2**22  # counts held at a time: 16 MiB
+BLOCK = 2**22  # counts, or numbers of moments, held at a time: 16 MiB
 
 
 def metric_replicates(
@@ -74,18 +75,19 @@ def metric_replicates(
   features, labels, _ = inputs.check_examples(
     features, labels, None, num_classes, features.shape[1]
   )
-  blocks = _resampled(len(features), replicates, seed)
+  size, dim = features.shape
+  # The sample itself comes first, as that replicate in which every example was drawn once.
+  draws = itertools.chain([[np.ones(size, np.int32)]], _resampled(size, replicates, seed))
+  rows = itertools.chain.from_iterable(draws)
   about, reference = _about_means(jnp.asarray(features), jnp.asarray(labels), num_classes)
-  of = lambda counts: jax.device_get(
-    _measure_replicates(measure, scatter, about, labels, reference, counts)
-  )
-  sample = of(np.ones((1, len(features)), np.int32))
-  parts = [of(counts) for counts in blocks]
-  found = {key: np.concatenate([sample[key][:0], *(p[key] for p in parts)]) for key in sample}
-  if not pivotal:
-    return found
+  held = max(size, dim * (num_classes + dim * scatter), 1)
+  parts = []
+  while counts := list(itertools.islice(rows, max(1, BLOCK // held))):
+    moments = _resampled_moments(scatter, about, labels, reference, np.array(counts))
+    parts.append(jax.device_get(_measure_each(measure, moments)))
+  found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
   with np.errstate(divide="ignore", invalid="ignore"):
-    return {key: sample[key] ** 2 / np.float64(found[key]) for key in found}
+    return {key: x[0] ** 2 / np.float64(x[1:]) if pivotal else x[1:] for key, x in found.items()}
 
 
 @jax.jit(static_argnums=2)
@@ -95,11 +97,11 @@ def _about_means(features: Array, labels: Array, num_classes: int) -> tuple[Arra
   return features.astype(means.dtype) - means[labels], means
 
 
-@jax.jit(static_argnums=(0, 1))
-def _measure_replicates(
-  measure: Callable, scatter: bool, about: Array, labels: Array, reference: Array, counts: Array
-) -> dict[str, Array]:
-  """{key: [R]} metrics of replicates.
+@jax.jit(static_argnums=0)
+def _resampled_moments(
+  scatter: bool, about: Array, labels: Array, reference: Array, counts: Array
+) -> ClassMoments:
+  """Of replicates, [R, ...] each.
 
   Args:
     about: [N, D] features from the reference [K, D] of their class.
@@ -111,19 +113,22 @@ def _measure_replicates(
     count, weight = total(drawn), drawn.astype(about.dtype)[:, None]
     mean = total(weight * about) / jnp.maximum(count, 1).astype(about.dtype)[:, None]
     z = jnp.sqrt(weight) * (about - mean[labels])
-    drawn_at_all = jnp.where(count[:, None] > 0, reference, 0)
-    return measure(
-      ClassMoments(
-        count,
-        drawn_at_all,
-        mean,
-        total(squared_norms(z)),
-        gram(z) if scatter else None,
-        jnp.zeros((), jnp.int32),
-      )
+    return ClassMoments(
+      count,
+      jnp.where(count[:, None] > 0, reference, 0),
+      mean,
+      total(squared_norms(z)),
+      gram(z) if scatter else None,
+      jnp.zeros((), jnp.int32),
     )
 
   return lax.map(one, counts)
+
+
+@jax.jit(static_argnums=0)
+def _measure_each(measure: Callable, moments: ClassMoments) -> dict[str, Array]:
+  """{key: [R]}. Apart from the moments, for it is compiled once for any number of examples."""
+  return lax.map(measure, moments)
 
 
 def mean_replicates(values, replicates: int = 200, seed: int = 0) -> np.ndarray:

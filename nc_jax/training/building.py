@@ -316,9 +316,16 @@ def build_measurer(
   axis = observed.splits["train"].axis
   collector = Collector(apply, observer.layers, observe.batch_size, axis, devices)
   resampler = None
+  if observe.bootstrap is None and observe.bootstrap_nc1:
+    raise UserError("config.observe.bootstrap_nc1 = True, but config.observe.bootstrap is None.")
   if observe.bootstrap is not None:
     resampler = Resampler(
-      observer, collector, model.classifier, dataset.num_classes, observe.bootstrap
+      observer,
+      collector,
+      model.classifier,
+      dataset.num_classes,
+      observe.bootstrap,
+      bool(observe.bootstrap_nc1),
     )
   return Measurer(observer, collector, probing, resampler, config.optim.total_epochs)
 

@@ -19,7 +19,7 @@ class Resampler:
 
   Of the train and the test split, at every observed epoch:
 
-      nc1/trace_ratio of every layer, and all of nc1 of the last layer's train features
+      nc1/trace_ratio of every layer; all of nc1 of the last layer's train features, if asked for
       nc4/ncc_error of every layer, error/classifier
       strong/second_moment, weak/second_moment of every layer's test features
 
@@ -33,6 +33,7 @@ class Resampler:
     classifier: (params, D) -> (weight, bias), the head as a linear map.
     num_classes: K.
     replicates: R.
+    nc1_along: see above; costs N D² a replicate.
   """
 
   def __init__(
@@ -42,12 +43,14 @@ class Resampler:
     classifier: Callable,
     num_classes: int,
     replicates: int,
+    nc1_along: bool = False,
   ):
     self._observer = observer
     self._collector = collector
     self._classifier = classifier
     self._num_classes = num_classes
     self._replicates = replicates
+    self._nc1_along = nc1_along
 
   def mean(self, split: str, values: np.ndarray) -> np.ndarray:
     """[R] replicates of the mean over a split's examples of values [N], in the split's order."""
@@ -115,7 +118,7 @@ class Resampler:
     scatter = self._observer.has_scatter(layer)
     if at_end:
       return _nc1_and_rank if self._observer.has_ranks(layer) else variability.nc1, scatter
-    if (split, layer) == ("train", PENULTIMATE):
+    if self._nc1_along and (split, layer) == ("train", PENULTIMATE):
       return variability.nc1, scatter
     return _trace_ratio, False
 

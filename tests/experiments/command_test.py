@@ -1,5 +1,6 @@
 """The command as users type it, on networks that train in a second."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -52,6 +53,11 @@ def test_what_an_experiment_leaves_behind(e1):
   verdict = json.loads((workdir / "e1" / "verdict.json").read_text())
   assert {claim["item"] for claim in verdict["claims"]} >= {"E1.1", "E1.2", "E1.3", "E1.4", "runs"}
   assert verdict["passed"] is False  # six epochs of a tiny network
+  (fall,) = (claim for claim in verdict["claims"] if claim["item"] == "E1.1")
+  assert fall["low"] <= fall["measured"] <= fall["high"] and len(fall["seeds"]) == 3
+  with (workdir / "e1" / "table.csv").open() as file:
+    (row,) = csv.DictReader(file)
+  assert float(row["V(test)/V(train) low"]) < float(row["V(test)/V(train) high"])
   assert "E1.2" in done.stdout and "FAIL" in done.stdout
   page = (workdir / "report.html").read_text()
   assert "--cells=cross" in page and "Limitations of neural collapse" in page

@@ -17,6 +17,7 @@ OPTIONS = {
   "probe__ridge": (1e-3, 1e-1),
   "probe__epochs": (2,),
   "observe__bootstrap": 50,
+  "observe__bootstrap_nc1": True,
 }
 
 
@@ -145,6 +146,14 @@ def test_held_out_classes_are_probed_by_labels_of_their_own():
   rows = observed(experiment, epoch=4)
   assert 1 / 3 < rows["test", "penultimate", "probe/held_out/ridge/0.001"] <= 1
   assert ("test", "penultimate", "probe/held_out/ceiling") not in rows
+
+
+def test_all_of_nc1_along_training_is_asked_for_apart(experiment):
+  frugal = building.build(tiny(**OPTIONS | {"observe__bootstrap_nc1": None}))
+  fewer = observe(experiment, 1).replicates.keys() - observe(frugal, 1).replicates.keys()
+  assert fewer == {("train", "penultimate", f"nc1/{key}") for key in ("pinv", "cdnv", "vci")}
+  with pytest.raises(UserError, match="config.observe.bootstrap is None"):
+    building.build(tiny(observe__bootstrap_nc1=True))
 
 
 def test_probes_that_cannot_be_are_refused():
