@@ -18,7 +18,8 @@ observed, of the penultimate layer alone (observe.epochs, observe.layers).
 In the workdir:
   cells.csv         a row per run: its settings, V(train), V(test), V_weak(test), train and test
                     error at the end, the first observed epoch with train error 0 (terminal
-                    epoch), and why it failed if it did
+                    epoch), with observe.bootstrap 95 % bounds over examples of these, and why
+                    it failed if it did
   sweep*.png, .svg  maps of these over the two settings with most values, lines over one; with
                     further settings a figure of each, a panel per combination of their values
   results.csv       one row per run, epoch, split, layer and key

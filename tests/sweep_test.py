@@ -16,7 +16,9 @@ import pytest
 from nc_jax import settings, sweep, workdirs
 from nc_jax.errors import UserError
 from nc_jax.experiments import grid, phase_diagram
+from nc_jax.experiments.results import Cell, Results
 from tests.configs import ROOT, TINY, tiny
+from tests.experiments import made_up
 
 PNG = b"\x89PNG\r\n\x1a\n"
 RATE, DECAY = "optim.peak_lr", "optim.weight_decay"
@@ -153,6 +155,27 @@ def table(levels, seeds=2):
       row = {"cell": str(place), **place, "seed": seed, **values}
       rows.append(row | {"terminal epoch": 3, "failed": None})
   return rows
+
+
+def test_replicates_bound_the_numbers_of_each_run(tmp_path):
+  cells = [Cell(name, {}, {RATE: rate}) for name, rate in (("a", 0.1), ("b", 1.0))]
+  curves = {
+    ("train", "penultimate", "nc1/trace_ratio"): 0.01,
+    ("train", "logits", "error/classifier"): lambda epoch: 0.1 * (epoch < 5),
+  }
+  factors = {place: [0.5, 2] for place in curves}
+  runs = [made_up.run("a", curves, seed, range(9), factors=factors) for seed in (0, 1)]
+  failed = made_up.run("b", curves, 0, range(3), "The loss is nan", factors)
+  rows = phase_diagram.rows(Results(cells, [*runs, failed]))
+  phase_diagram.write_csv(rows, [RATE], tmp_path / "cells.csv")
+  first, _, last = read(tmp_path / "cells.csv")
+  assert list(first)[list(first).index("terminal epoch") :] == [
+    "terminal epoch", "V(train) low", "V(train) high", "train error low", "train error high",
+    "terminal epoch low", "terminal epoch high", "failed",
+  ]  # fmt: skip
+  assert (first["V(train) low"], first["V(train) high"]) == ("0.005", "0.02")
+  assert (first["terminal epoch"], first["terminal epoch low"]) == ("5", "5")
+  assert last["V(train) low"] == "" and last["failed"] == "The loss is nan"
 
 
 def titles(figure):
