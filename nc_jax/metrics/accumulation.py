@@ -37,29 +37,31 @@ def accumulate(
     adopt: classes not yet seen take their first example as reference. False keeps the
       references that `moments` came with.
 
-  Returns: the new moments. A nan or inf feature makes its class, and the scatter, nan.
+  Returns: the new moments. A nan or inf feature makes its class, and the scatter, nan. Features of
+    NumPy or torch have been read by then: their memory may take the next batch.
 
   Raises:
     ValueError, TypeError: shapes, dtypes, or (outside jit) labels outside [0, K). Inside jit
       such examples are left out and counted in `dropped`.
   """
   inputs.check_moments(moments)
-  features, labels, mask = inputs.check_examples(
-    features, labels, mask, moments.num_classes, moments.dim
-  )
+  given = (features, labels, mask)
+  features, labels, mask = inputs.check_examples(*given, moments.num_classes, moments.dim)
   columns, examples, options = moments.columns, (features, labels, mask), {"adopt": adopt}
   place, kernels = jax.device_put, (_accumulate, _accumulate_donated)
   if columns is not None:
     examples, options["by_rows"] = columns.arrange(*examples)
     place, kernels = columns.place, (_accumulate_split, _accumulate_split_donated)
   elif (split := sharding.split_of(features)) is not None:
-    return _accumulate_sharded(moments, *examples, *split, adopt)
+    return inputs.finished(_accumulate_sharded(moments, *examples, *split, adopt), given)
   fold, donated = (functools.partial(kernel, **options) for kernel in kernels)
   if inputs.is_traced(moments, examples):
     return fold(moments, *examples, 0)
   least = max(4 * moments.dim, moments.num_classes)
   first = donated if donate else fold
-  return sharding.fold_slices((first, fold), moments, examples, least, place)
+  return inputs.finished(
+    sharding.fold_slices((first, fold), moments, examples, least, place), given
+  )
 
 
 def within_covariance(
@@ -78,9 +80,8 @@ def within_covariance(
   """
   choose("within", within, ("samples", "classes"))
   inputs.check_moments(moments)
-  features, labels, mask = inputs.check_examples(
-    features, labels, mask, moments.num_classes, moments.dim
-  )
+  given = (features, labels, mask)
+  features, labels, mask = inputs.check_examples(*given, moments.num_classes, moments.dim)
   columns, examples, place = moments.columns, (features, labels, mask), jax.device_put
   if columns is not None:
     examples, split = columns.arrange(*examples)
@@ -88,9 +89,10 @@ def within_covariance(
   else:
     split = sharding.split_of(features)
   if split or inputs.is_traced(examples, moments):
-    return _covariance(*examples, 0, moments, within, split)
+    return inputs.finished(_covariance(*examples, 0, moments, within, split), given)
   parts = sharding.host_slices(examples, 4 * moments.dim, place)
-  return sum(_covariance(*part, skip, moments, within, split) for part, skip in parts)
+  total = sum(_covariance(*part, skip, moments, within, split) for part, skip in parts)
+  return inputs.finished(total, given)
 
 
 @jax.jit(static_argnums=(5, 6))

@@ -129,9 +129,8 @@ def decide(
   Raises: as `accumulate`; ValueError also for a head whose shapes do not fit.
   """
   inputs.check_moments(moments)
-  features, labels, mask = inputs.check_examples(
-    features, labels, mask, moments.num_classes, moments.dim
-  )
+  given = (features, labels, mask, head)
+  features, labels, mask = inputs.check_examples(*given[:3], moments.num_classes, moments.dim)
   columns = moments.columns
   head = None if head is None else head.check(moments.num_classes, moments.dim, columns)
   if moments.scatter is not None or not moments.decomposable:
@@ -145,22 +144,28 @@ def decide(
     examples, by_rows = columns.arrange(*examples)
     place, kernel = columns.place, functools.partial(_decide_split, by_rows=by_rows)
   elif (split := sharding.split_of(features)) is not None:
-    return _decide_sharded(*examples, about, *split)
+    return inputs.finished(_decide_sharded(*examples, about, *split), given)
   seen = Decisions.empty(moments, head)
   if inputs.is_traced(examples, about):
     return kernel(seen, *examples, 0, about)
   step = functools.partial(kernel, about=about)
-  return sharding.fold_slices((step, step), seen, examples, moments.num_classes, place)
+  return inputs.finished(
+    sharding.fold_slices((step, step), seen, examples, moments.num_classes, place), given
+  )
 
 
 def nearest_class(features, moments: ClassMoments) -> Array:
   """[N] int32, the present class whose mean is nearest to each example; 0 if there is none."""
   inputs.check_moments(moments)
-  features = inputs.as_real(features, "features")
+  given, features = features, inputs.as_real(features, "features")
   if features.ndim != 2 or features.shape[1] != moments.dim:
     raise ValueError(
       f"features must have shape [N, D] = [N, {moments.dim}]; got {list(features.shape)}"
     )
+  return inputs.finished(_nearest_of(features, moments), given)
+
+
+def _nearest_of(features, moments: ClassMoments) -> Array:
   columns = moments.columns
   if columns is not None:
     (features, *_), by_rows = columns.arrange(features, None, None)

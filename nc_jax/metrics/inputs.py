@@ -39,6 +39,18 @@ def as_array(x, name: str):
     ) from error
 
 
+def finished(result, *arguments):
+  """`result`, once nothing reads those arguments any more that are not arrays of JAX.
+
+  JAX computes behind a call's back, and may read a NumPy array or a torch tensor where it lies. Its
+  owner may write the next batch there as soon as the call returns.
+  """
+  borrowed = [x for x in jax.tree.leaves(arguments) if not isinstance(x, jax.Array)]
+  if borrowed and not is_traced(result):
+    jax.block_until_ready(result)
+  return result
+
+
 def as_real(x, name: str):
   """`x` as an array of real numbers, dtype unchanged; TypeError for anything else."""
   x = as_array(x, name)

@@ -173,7 +173,7 @@ class ClassMoments:
       raise ValueError(
         f"label_map must lie in [0, {num_classes}); got {label_map.min()} to {label_map.max()}"
       )
-    return _relabel(self, jnp.asarray(label_map, jnp.int32), num_classes)
+    return _relabel(self, jnp.array(label_map, jnp.int32), num_classes)
 
 
 @jax.tree_util.register_dataclass

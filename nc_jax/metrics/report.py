@@ -62,11 +62,13 @@ def measure(
   choose("global_mean", global_mean, ("classes", "samples"))
   choose("within", within, ("samples", "classes"))
   choose("between", between, ("classes", "samples"))
-  columns = moments.columns
+  columns, given = moments.columns, head
   head = None if head is None else head.check(moments.num_classes, moments.dim, columns)
   mesh = columns or mesh
   options = (global_mean, within, between, norm_ddof, pair_ddof, float(riesz_s), ranks, mesh)
-  values = _measure(moments, head, decisions, within_covariance, options)
+  values = inputs.finished(
+    _measure(moments, head, decisions, within_covariance, options), given, within_covariance
+  )
   return {key: values[key] for key in METRICS if key in values}  # jit sorts keys by name
 
 

@@ -1,6 +1,7 @@
 """Bad input raises before anything is traced, and the message says what was expected."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -106,3 +107,51 @@ def test_a_foreign_array_that_cannot_be_read_says_why():
 
   with pytest.raises(TypeError, match="features of type OnAnotherDevice .* move it to the CPU"):
     nc.ClassMoments.of(OnAnotherDevice(), LABELS, 2)
+
+
+def aligned(shape, dtype):
+  """An array that JAX reads where it lies, as it does torch's: it begins at a 64th byte."""
+  size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+  memory = np.empty(size + 64, np.uint8)
+  return memory[-memory.ctypes.data % 64 :][:size].view(dtype).reshape(shape)
+
+
+def test_a_buffer_may_take_the_next_batch_as_soon_as_a_call_returns():
+  """JAX computes behind the call's back: what is read where it lies must have been read."""
+  n, d, k = 8000, 256, 10
+  rng = np.random.default_rng(0)
+  features, labels = aligned((n, d), np.float32), aligned(n, np.int32)
+  weight = aligned((k, d), np.float32)
+  kept = []
+
+  def fill():
+    features[:] = rng.normal(size=(n, d))
+    labels[:] = rng.integers(k, size=n)
+    weight[:] = rng.normal(size=(k, d))
+    kept.append([jnp.array(x) for x in (features, labels, weight)])
+
+  def spoil(result):
+    features[:], labels[:], weight[:] = 1e3, 0, 1e3
+    return result
+
+  loop, expected = nc.ClassMoments.empty(k, d), nc.ClassMoments.empty(k, d)
+  for _ in range(3):
+    fill()
+    loop = spoil(nc.accumulate(loop, features, labels))
+    expected = nc.accumulate(expected, *kept[-1][:2])
+
+  calls = {
+    "accumulate": lambda x, y, w: nc.accumulate(nc.ClassMoments.empty(k, d), x, y),
+    "decide": lambda x, y, w: nc.decide(x, y, expected, nc.Head(w)),
+    "nearest_class": lambda x, y, w: nc.metrics.nearest_class(x, expected),
+    "within_covariance": lambda x, y, w: nc.metrics.within_covariance(x, y, expected),
+    "measure": lambda x, y, w: nc.measure(expected, nc.Head(w)),
+  }
+  pairs = {"loop": (loop, expected)}
+  for name, call in calls.items():
+    fill()
+    call(features, labels, weight)  # compiled; what follows returns at once
+    pairs[name] = spoil(call(features, labels, weight)), call(*kept[-1])
+  for name, (ours, theirs) in pairs.items():
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=name)
