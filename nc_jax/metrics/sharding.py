@@ -68,8 +68,23 @@ def host_slices(arrays: tuple, least: int, place=jax.device_put):
   for part in range(count):
     start = min(part * rows, size - rows)
     here = slice(start, start + rows)
-    sliced = jax.tree.map(lambda x, here=here: np.asarray(x)[here], arrays)
+    sliced = jax.tree.map(lambda x, here=here: _aligned(np.asarray(x)[here]), arrays)
     yield place(sliced), part * rows - start
+
+
+def _aligned(x: np.ndarray) -> np.ndarray:
+  """`x` where a CPU's device can read it in place: from a multiple of 64 bytes on.
+
+  NumPy's own large arrays begin 16 bytes off one. JAX would copy them too, but into memory whose
+  pages come one by one, which was seen to take ten times as long as these large ones.
+  """
+  in_place = x.flags.c_contiguous and x.ctypes.data % 64 == 0
+  if in_place or x.ndim < 2 or jax.default_backend() != "cpu":
+    return x
+  memory = np.empty(x.nbytes + 64, np.uint8)
+  copy = memory[-memory.ctypes.data % 64 :][: x.nbytes].view(x.dtype).reshape(x.shape)
+  copy[...] = x
+  return copy
 
 
 def scan_chunks(
