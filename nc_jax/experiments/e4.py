@@ -154,12 +154,13 @@ def depth_along_training(results: Results) -> Table:
   """
   rows = []
   for cell in (cell.name for cell in results.cells):
+    headlines = _headlines(results, cell)
     curves = {
       name: layers.curves(results, cell, split, key)
       for name, split, key in (
         ("V", "train", V),
         ("error", "train", "nc4/ncc_error"),
-        *((key, "test", key) for key in _headlines(results, cell)),
+        *((key, "test", key) for key in headlines),
       )
     }
     for number, seed in enumerate(results.seeds(cell)):
@@ -171,7 +172,7 @@ def depth_along_training(results: Results) -> Table:
         row = {"cell": cell, "seed": seed, "epoch": int(epoch)}
         if epoch in at["error"]:
           row["effective depth"] = depth.ncc_depth(at["error"][epoch])
-        for key in _headlines(results, cell):
+        for key in headlines:
           if epoch in at[key]:
             row[f"tunnel start ({key.split('/')[1]})"] = depth.tunnel_start(at[key][epoch])
         row |= {"rank correlation of depth and V(train)": _order(own)}

@@ -78,13 +78,13 @@ class Results:
 
   def layers(self, cell: str) -> list[str]:
     """In the order of the network; the pseudo-layer of the logits is none of them."""
-    names = (layer for run in self._of(cell) for _, layer, _ in run.curves)
+    names = (layer for run in self._of(cell) for _, layer in run.keys)
     return [name for name in dict.fromkeys(names) if name != LOGITS]
 
   def keys(self, cell: str, split: str, layer: str) -> list[str]:
     """What was measured of a layer, in the order of the rows, bounds included."""
-    names = (where for run in self._of(cell) for where in run.curves)
-    return list(dict.fromkeys(key for s, at, key in names if at == layer and s == split))
+    names = (key for run in self._of(cell) for key in run.keys.get((split, layer), ()))
+    return list(dict.fromkeys(names))
 
   def curve(self, cell: str, split: str, layer: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     """(epochs int [E], values float64 [S, E]) at the epochs that all seeds have; E may be 0."""
@@ -160,6 +160,7 @@ class _Indexed(NamedTuple):
 
   seed: int
   last: int | None  # its last epoch; None without rows
+  keys: Mapping[tuple[str, str], list[str]]  # of each (split, layer)
   curves: Mapping[tuple[str, str, str], Mapping[int, float]]
   replicates: Mapping[tuple[str, str, str], Mapping[int, np.ndarray]]
 
@@ -180,6 +181,9 @@ def _index(run: Run) -> _Indexed:
   curves: dict[tuple[str, str, str], dict[int, float]] = {}
   for epoch, split, layer, key, value in run.rows:
     curves.setdefault((split, layer, key), {})[epoch] = value
+  keys: dict[tuple[str, str], list[str]] = {}
+  for split, layer, key in curves:
+    keys.setdefault((split, layer), []).append(key)
   last = max((max(curve) for curve in curves.values()), default=None)
   replicates = {where: run.replicates[where] for where in run.replicates if where in curves}
-  return _Indexed(run.seed, last, curves, replicates)
+  return _Indexed(run.seed, last, keys, curves, replicates)
