@@ -1,11 +1,8 @@
 """Balls about the class means in which both decisions are certain, so that no score is needed."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import PartitionSpec
 
 from nc_jax.metrics import pairwise
 from nc_jax.metrics.centring import centre, logits_at_centre
@@ -14,7 +11,6 @@ from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST
 from nc_jax.metrics.sharding import chunk_rows
 
-_TILE = 512  # class means scored at a time
 _SLACK = 1e-5  # of the largest term of a score: what rounding may take from a margin
 
 
@@ -39,56 +35,38 @@ def radii(moments: ClassMoments, head: Head | None, nearest: Array | None = None
   """
   centred = centre(moments)
   means, present, columns = centred.means, centred.present, moments.columns
+  norms = _norms(means)
   if nearest is None:
     nearest = pairwise.mean_statistics(moments, ("nearest",))["nearest"]
-  apart = nearest - _SLACK * jnp.max(jnp.sum(means**2, axis=1))
+  apart = nearest - _SLACK * jnp.max(norms) ** 2
   radius = jnp.sqrt(jnp.maximum(apart, 0)) / 2
   if head is not None:
-    about = head.weight - jnp.mean(head.weight, axis=0)
-    length = jnp.sqrt(jnp.sum(about**2, axis=1))
-    slope = length + jnp.max(length)  # at least every ‖w_k − w_j‖
-    arrays = means, head.weight, logits_at_centre(centred, head)
-    if columns is None:
-      margin = _margins(*arrays)
-    else:
-      local = columns.map(
-        functools.partial(_margins, columns=columns),
-        (columns.wide, columns.rows, PartitionSpec()),
-        PartitionSpec(),
-      )
-      margin = local(means, columns.by_classes(head.weight), arrays[2])
+    bias = logits_at_centre(centred, head)
+    lengths = _norms(head.weight - jnp.mean(head.weight, axis=0))
+    slope = lengths + jnp.max(lengths)  # at least every ‖w_k − w_j‖
+    largest = norms * jnp.max(_norms(head.weight)) + jnp.max(jnp.abs(bias))  # at least every score
+    margin = _margins(means, head.weight, bias, columns) - _SLACK * largest
     radius = jnp.minimum(radius, jnp.maximum(margin, 0) / slope)
   return 0.99 * jnp.where(present, radius, 0)
 
 
-def _margins(means: Array, weight: Array, bias: Array, columns: Columns | None = None) -> Array:
-  """[K] by how much the score of its own class is the best at a class mean, at least.
+def _margins(means: Array, weight: Array, bias: Array, columns: Columns | None) -> Array:
+  """[K] min_{j≠k} (w_k − w_j)·μ_k + b_k − b_j, tile by tile."""
+  everyone = jnp.ones(len(bias), bool)
+  own = jnp.sum(means * weight, axis=1) + bias
+  left = {"present": everyone, "means": means, "own": own}
+  right = {"present": everyone, "weight": weight, "bias": bias}
 
-  Tile by tile of class means [K, D] against all rows [K, D]; of split moments, against the rows
-  that one device has whole, and then among devices.
-  """
-  num_classes, width = len(bias), min(_TILE, len(bias))
-  index = jnp.arange(len(weight))
-  if columns is not None:
-    index += columns.index() * len(weight)
-  exists = index < num_classes
-  bias = bias.at[index].get(mode="fill", fill_value=0)
-  most, total = (lambda x: x,) * 2 if columns is None else (columns.most, columns.total)
+  def kernel(a, b, same, summed):
+    scores = jnp.matmul(a["means"], b["weight"].T, precision=HIGHEST) + b["bias"]
+    return summed({"margin": jnp.where(same, jnp.inf, a["own"][:, None] - scores)})
 
-  def of_tile(start):
-    own = (start + jnp.arange(width))[:, None] == index
-    tile = lax.dynamic_slice_in_dim(means, start, width)
-    tile = tile if columns is None else columns.whole(tile)
-    scores = jnp.matmul(tile, weight.T, precision=HIGHEST) + bias
-    margin = total(jnp.sum(jnp.where(own, scores, 0), axis=1))
-    margin -= most(jnp.max(jnp.where(~own & exists, scores, -jnp.inf), axis=1))
-    return margin - _SLACK * most(jnp.max(jnp.abs(scores), axis=1))
+  options = {"ordered": True, "least": ("margin",), "mesh": columns}
+  return pairwise.sweep(kernel, left, right, **options)["margin"]
 
-  tiles = -(-num_classes // width)
-  # The last tile starts early rather than run over; its first classes are seen twice.
-  starts = jnp.minimum(jnp.arange(tiles) * width, num_classes - width)
-  places = starts[:, None] + jnp.arange(width)
-  return jnp.zeros_like(bias, shape=num_classes).at[places].set(lax.map(of_tile, starts))
+
+def _norms(rows: Array) -> Array:
+  return jnp.sqrt(jnp.sum(rows**2, axis=1))
 
 
 def where_needed(choices, features: Array, labels: Array, certain: Array, number: int, rows: int):

@@ -55,8 +55,8 @@ def sweep(
       marks i = j. What there is outside the pairs is ignored but must be finite.
     left, right: pytrees of [K, ...] arrays; both carry a "present" [K] bool.
     ordered: all pairs, i = j included. Otherwise each pair i < j once, for symmetric kernels.
-    least: names of which the result is instead [K], the least of a class's numbers with others;
-      inf without pairs.
+    least: names of which the result is instead [K], the least number that a class has with any
+      other (ordered: as the left one); inf without pairs.
     mesh: devices to spread the tiles over; None computes all of them where it runs. `Columns` where
       [K, D] arrays lie split over them: the devices then send one another the tiles they need.
   """
@@ -89,8 +89,12 @@ def sweep(
     def nearest(values):
       values = jnp.where(pair, values, jnp.inf)
       found = jnp.full(tiles * width, jnp.inf, values.dtype)
-      found = found.at[row[:, 0]].min(jnp.min(values, axis=1))
-      return found.at[column].min(jnp.min(values, axis=0))
+      found = lax.dynamic_update_slice(found, jnp.min(values, axis=1), (i * width,))
+      if ordered:
+        return found
+      others = lax.dynamic_slice(found, (j * width,), (width,))
+      others = jnp.minimum(others, jnp.min(values, axis=0))
+      return lax.dynamic_update_slice(found, others, (j * width,))
 
     def parts(about):
       def summed(values):
