@@ -328,7 +328,8 @@ def riesz(square: Array, s: float) -> Array:
   """sign(s) d^(−s) for squared distances d²; −log d for s = 0."""
   if s == 0:
     return -jnp.log(square) / 2
-  return lax.rsqrt(square) if s == 1 else np.sign(s) * square ** (-s / 2)
+  # A CPU takes powers number by number, and roots many at a time.
+  return 1 / jnp.sqrt(square) if s == 1 else np.sign(s) * square ** (-s / 2)
 
 
 def mean_statistics(
