@@ -15,7 +15,7 @@ from nc_jax.metrics.moments import ClassMoments
 from nc_jax.metrics.products import HIGHEST
 
 TILE = 1024  # classes per side: 4 MiB of float32 a tile
-CPU_TILE = 512  # at most, so that the passes over a tile find it in a core's cache
+CPU_TILE = 512  # the same if there are many, so that the passes over one stay in a core's cache
 FEW = 2**18  # classes² times dimensions: below, differences cost nothing
 CLOSE = 0.02  # ‖u_i − u_j‖² below which a Gram matrix no longer gives it to 1e-5
 
@@ -137,9 +137,11 @@ def sweep(
 
 def _tiles(num_classes: int) -> tuple[int, int]:
   """How many tiles a side has, and how many classes a tile's side."""
+  if num_classes <= TILE:
+    return 1, num_classes
   widest = min(TILE, CPU_TILE) if jax.default_backend() == "cpu" else TILE
   width = -(-num_classes // -(-num_classes // widest))
-  if 32 < width < num_classes:
+  if width > 32:
     width = -(-width // 32) * 32  # products of whole registers are faster
   return -(-num_classes // width), width
 
@@ -273,7 +275,8 @@ def vector_statistics(
   units, norms = unit_rows(jnp.where(present[:, None], rows, 0))
   classes = jnp.sum(present).astype(rows.dtype)
   tree = {"present": present, "units": (units, jnp.sum(units**2, axis=1)), "norms": norms}
-  if "cdnv" in names or "nearest" in names:
+  vectors = ("units", "rows") if {"cdnv", "nearest"} & set(names) else ("units",)
+  if "rows" in vectors:
     tree["rows"] = (rows, jnp.sum(rows**2, axis=1))
   if "cdnv" in names:
     tree["variances"] = variances
@@ -282,44 +285,43 @@ def vector_statistics(
   def kernel(a, b, same, summed):
     gram = jnp.matmul(a["units"][0], b["units"][0].T, precision=HIGHEST)
 
-    def by_differences(vectors):
-      return squared_distances(a[vectors][0], b[vectors][0])
+    def by_differences():
+      return [squared_distances(a[key][0], b[key][0]) for key in vectors]
 
-    def by_gram(vectors):
-      product = gram if vectors == "units" else gram * a["norms"][:, None] * b["norms"]
-      return a[vectors][1][:, None] + b[vectors][1] - 2 * product
-
-    def statistics(squares):
-      """All that is asked for, if squares(vectors) are the squared distances [T, T] of those."""
-      distance = squares("units")
-      has_length = (a["norms"] > 0)[:, None].astype(gram.dtype) + (b["norms"] > 0)
-      apart = 1 - has_length / 2 + distance / 2  # 1 − cosine, exact for nearly parallel vectors
-      distance = jnp.where(same, 1, distance)
-      out = {}
-      if "one_minus_cosine" in names:
-        out["one_minus_cosine"] = apart
-      if "equiangular" in names:
-        out["equiangular"] = jnp.abs((1 - cosine_at_collapse) - apart)
-      if "log" in names:
-        out["log"] = -jnp.log(distance) / 2
-      if "riesz" in names:
-        out["riesz"] = riesz(distance, riesz_s)
-      if "rows" in a:
-        between = jnp.where(same, 1, squares("rows"))
-      if "cdnv" in names:
-        out["cdnv"] = (a["variances"][:, None] + b["variances"]) / (2 * between)
-      if "nearest" in names:
-        out["nearest"] = between
-      return summed(out)
+    def by_gram():
+      products = {"units": gram}
+      if "rows" in vectors:
+        products["rows"] = gram * a["norms"][:, None] * b["norms"]
+      return [a[key][1][:, None] + b[key][1] - 2 * products[key] for key in vectors]
 
     if gram.size * rows.shape[1] <= FEW:
-      return statistics(by_differences)
-    if names == ("nearest",):
-      return statistics(by_gram)
-    unsafe = ~same & (gram > 1 - CLOSE / 2)
-    return lax.cond(
-      jnp.any(unsafe), lambda: statistics(by_differences), lambda: statistics(by_gram)
-    )
+      squares = by_differences()
+    elif names == ("nearest",):
+      squares = by_gram()
+    else:
+      unsafe = ~same & (gram > 1 - CLOSE / 2)
+      squares = lax.cond(jnp.any(unsafe), by_differences, by_gram)
+    squares = dict(zip(vectors, squares, strict=True))
+    distance = squares["units"]
+    has_length = (a["norms"] > 0)[:, None].astype(gram.dtype) + (b["norms"] > 0)
+    apart = 1 - has_length / 2 + distance / 2  # 1 − cosine, exact for nearly parallel vectors
+    distance = jnp.where(same, 1, distance)
+    out = {}
+    if "one_minus_cosine" in names:
+      out["one_minus_cosine"] = apart
+    if "equiangular" in names:
+      out["equiangular"] = jnp.abs((1 - cosine_at_collapse) - apart)
+    if "log" in names:
+      out["log"] = -jnp.log(distance) / 2
+    if "riesz" in names:
+      out["riesz"] = riesz(distance, riesz_s)
+    if "rows" in vectors:
+      between = jnp.where(same, 1, squares["rows"])
+    if "cdnv" in names:
+      out["cdnv"] = (a["variances"][:, None] + b["variances"]) / (2 * between)
+    if "nearest" in names:
+      out["nearest"] = between
+    return summed(out)
 
   return sweep(kernel, tree, tree, least=("nearest",), mesh=mesh)
 
@@ -332,6 +334,7 @@ def riesz(square: Array, s: float) -> Array:
   return 1 / jnp.sqrt(square) if s == 1 else np.sign(s) * square ** (-s / 2)
 
 
+@jax.jit(static_argnames=("names", "global_mean", "riesz_s", "mesh"))
 def mean_statistics(
   moments: ClassMoments,
   names: tuple[str, ...],

@@ -141,12 +141,12 @@ def report(
   centring = {key: options[key] for key in ("global_mean", "between") if key in options}
   project = not scatter and moments.decomposable
   projection = variability.whitener(moments, **centring) if project else None
-  # One sweep over the pairs of classes tells measure all it asks, and decide the nearest rivals.
-  near = ("nearest",) * certainty.pays(len(features), num_classes)
-  sweeping = {key: options[key] for key in ("global_mean", "riesz_s", "mesh") if key in options}
-  pairs = pairwise.mean_statistics(moments, PAIRS + near, **sweeping)
-  nearest = pairs.pop("nearest", None)
-  radii = None if nearest is None else certainty.radii(moments, head, nearest)
+  pairs = radii = None
+  if num_classes > pairwise.TILE and certainty.pays(len(features), num_classes):
+    # One sweep tells measure all it asks of the pairs of classes, and decide the nearest rivals.
+    sweeping = {key: options[key] for key in ("global_mean", "riesz_s", "mesh") if key in options}
+    pairs = pairwise.mean_statistics(moments, (*PAIRS, "nearest"), **sweeping)
+    radii = certainty.radii(moments, head, pairs.pop("nearest"))
   about = {"projection": projection, "radii": radii}
   decisions = decide(features, labels, moments, head, mask, **about)
   if scatter and options.get("within") == "classes":
