@@ -57,7 +57,8 @@ def _margins(means: Array, weight: Array, bias: Array, columns: Columns | None) 
   left = {"present": everyone, "means": means, "own": own}
   right = {"present": everyone, "weight": weight, "bias": bias}
 
-  def kernel(a, b, same, summed):
+  def kernel(a, b, pair, same, summed):
+    del pair
     scores = jnp.matmul(a["means"], b["weight"].T, precision=HIGHEST) + b["bias"]
     return summed({"margin": jnp.where(same, jnp.inf, a["own"][:, None] - scores)})
 

@@ -51,8 +51,9 @@ def sweep(
   is small beside n (mean − m)², which the merge adds to the squares anyway.
 
   Args:
-    kernel: (left tile, right tile, same [T, T] bool, summed) -> summed({name: [T, T]}); `same`
-      marks i = j. What there is outside the pairs is ignored but must be finite.
+    kernel: (left tile, right tile, pair [T, T] bool, same [T, T] bool, summed) ->
+      summed({name: [T, T]}). What there is outside `pair` is ignored but must be finite, for the
+      sake of its derivative; `same` marks i = j.
     left, right: pytrees of [K, ...] arrays; both carry a "present" [K] bool.
     ordered: all pairs, i = j included. Otherwise each pair i < j once, for symmetric kernels.
     least: names of which the result is instead [K], the least number that a class has with any
@@ -103,7 +104,7 @@ def sweep(
           for name, x in values.items()
         }
 
-      return kernel(a, b, row == column, summed)
+      return kernel(a, b, pair, row == column, summed)
 
     if not before:
       return parts({})
@@ -282,7 +283,8 @@ def vector_statistics(
     tree["variances"] = variances
   cosine_at_collapse = -1 / jnp.where(classes > 1, classes - 1, jnp.nan)
 
-  def kernel(a, b, same, summed):
+  def kernel(a, b, pair, same, summed):
+    del same
     gram = jnp.matmul(a["units"][0], b["units"][0].T, precision=HIGHEST)
 
     def by_differences():
@@ -299,13 +301,13 @@ def vector_statistics(
     elif names == ("nearest",):
       squares = by_gram()
     else:
-      unsafe = ~same & (gram > 1 - CLOSE / 2)
+      unsafe = pair & (gram > 1 - CLOSE / 2)
       squares = lax.cond(jnp.any(unsafe), by_differences, by_gram)
     squares = dict(zip(vectors, squares, strict=True))
     distance = squares["units"]
     has_length = (a["norms"] > 0)[:, None].astype(gram.dtype) + (b["norms"] > 0)
     apart = 1 - has_length / 2 + distance / 2  # 1 − cosine, exact for nearly parallel vectors
-    distance = jnp.where(same, 1, distance)
+    distance = jnp.where(pair, distance, 1)
     out = {}
     if "one_minus_cosine" in names:
       out["one_minus_cosine"] = apart
@@ -316,7 +318,7 @@ def vector_statistics(
     if "riesz" in names:
       out["riesz"] = riesz(distance, riesz_s)
     if "rows" in vectors:
-      between = jnp.where(same, 1, squares["rows"])
+      between = jnp.where(pair, squares["rows"], 1)
     if "cdnv" in names:
       out["cdnv"] = (a["variances"][:, None] + b["variances"]) / (2 * between)
     if "nearest" in names:
@@ -370,7 +372,8 @@ def residual(
   classes = jnp.sum(present).astype(left.dtype)
   scale = along / jnp.sqrt(classes - 1)
 
-  def kernel(a, b, same, summed):
+  def kernel(a, b, pair, same, summed):
+    del pair
     target = scale * (same - 1 / classes)
     product = jnp.matmul(a["rows"], b["rows"].T, precision=HIGHEST)
     return summed({"square": (product - target) ** 2})

@@ -141,10 +141,12 @@ def report(
   centring = {key: options[key] for key in ("global_mean", "between") if key in options}
   project = not scatter and moments.decomposable
   projection = variability.whitener(moments, **centring) if project else None
+  head = None if head is None else head.check(num_classes, moments.dim, moments.columns)
   pairs = radii = None
   if num_classes > pairwise.TILE and certainty.pays(len(features), num_classes):
     # One sweep tells measure all it asks of the pairs of classes, and decide the nearest rivals.
-    sweeping = {key: options[key] for key in ("global_mean", "riesz_s", "mesh") if key in options}
+    sweeping = {key: options[key] for key in ("global_mean", "mesh") if key in options}
+    sweeping["riesz_s"] = float(options.get("riesz_s", 1))
     pairs = pairwise.mean_statistics(moments, (*PAIRS, "nearest"), **sweeping)
     radii = certainty.radii(moments, head, pairs.pop("nearest"))
   about = {"projection": projection, "radii": radii}

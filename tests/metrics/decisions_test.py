@@ -136,6 +136,8 @@ class TestCertainty:
     assert expected["nc4/ncc_error"] > 0 and expected["nc4/ncc_mismatch"] > 0
     for key, value in expected.items():
       assert values[key] == pytest.approx(float(value), rel=1e-6), key
+    with pytest.raises(ValueError, match=r"weight must have shape \[K, D\] = \[70, 12\]"):
+      nc.report(features, labels, **given | {"weight": head.weight.T})
 
   def test_over_devices_it_is_the_same(self):
     features, labels, head = self.world(0.6)

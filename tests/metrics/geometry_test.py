@@ -137,6 +137,22 @@ def test_equal_and_opposite_vectors_are_exact(few, tile, monkeypatch):
   assert pairs["log"].mean == pytest.approx(-np.log(2))
 
 
+@pytest.mark.parametrize("tile, few", [(pairwise.TILE, pairwise.FEW), (4, 0)])
+def test_absent_classes_have_gradient_zero(tile, few, monkeypatch):
+  """Two zero rows are no pair, although the logarithm of their distance has no derivative."""
+  monkeypatch.setattr(pairwise, "TILE", tile)
+  monkeypatch.setattr(pairwise, "FEW", few)
+  present = np.arange(11) % 3 != 1
+  rows = jnp.float32(np.random.default_rng(0).normal(size=(11, 5)) * present[:, None])
+
+  def loss(rows, variances):
+    pairs = pairwise.vector_statistics.__wrapped__(rows, present, ALL, variances=variances)
+    return sum(pairs[name].mean + pairs[name].variance for name in ALL)
+
+  for gradient in jax.jit(jax.grad(loss, argnums=(0, 1)))(rows, jnp.ones(11)):
+    assert np.isfinite(gradient).all() and not gradient[~present].any() and gradient[0].any()
+
+
 def test_gradients_of_tiles_store_no_square(monkeypatch):
   monkeypatch.setattr(pairwise, "TILE", 16)
 
