@@ -108,6 +108,7 @@ def decide(
   mask=None,
   *,
   projection: Array | None = None,
+  radii: Array | None = None,
 ) -> Decisions:
   """What the class means of `moments`, and the head, decide about each example.
 
@@ -125,6 +126,7 @@ def decide(
     mask: [N] bool, True for the examples that count.
     projection: [D, R], `variability.whitener(moments)`. Used only when moments.scatter is None;
       computed here by default, so pass it when many batches are decided about the same moments.
+    radii: [K], `certainty.radii(moments, head)`, likewise; computed here for large batches only.
 
   Raises: as `accumulate`; ValueError also for a head whose shapes do not fit.
   """
@@ -137,8 +139,9 @@ def decide(
     projection = None
   elif projection is None:
     projection = whitener(moments)
-  pays = certainty.pays(features.shape[0], moments.num_classes)
-  about = (moments, head, projection, certainty.radii(moments, head) if pays else None)
+  if radii is None and certainty.pays(features.shape[0], moments.num_classes):
+    radii = certainty.radii(moments, head)
+  about = (moments, head, projection, radii)
   examples, place, kernel = (features, labels, mask), jax.device_put, _decide
   if columns is not None:
     examples, by_rows = columns.arrange(*examples)

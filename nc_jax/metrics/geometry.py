@@ -63,7 +63,6 @@ def angle_std(
   return root(pair_variance(apart, pair_ddof))
 
 
-@jax.jit(static_argnames="mesh")
 def etf_error(
   left: Array, right: Array, present: Array, *, mesh: Mesh | Columns | None = None
 ) -> Array:
@@ -87,9 +86,15 @@ def etf_error(
   References: Zhu et al. 2021, arXiv 2105.02375 (rows, and rows times means); Kothapalli 2023,
     arXiv 2206.04041 (means).
   """
+  return _etf_error(left, None if right is left else right, present, mesh)
+
+
+@jax.jit(static_argnames="mesh")
+def _etf_error(left: Array, right: Array | None, present: Array, mesh) -> Array:
   num_classes, dim = left.shape
   left = _unit_frobenius(jnp.where(present[:, None], left, 0))
-  right = _unit_frobenius(jnp.where(present[:, None], right, 0))
+  one = right is None  # whose Gram matrix serves twice
+  right = left if one else _unit_frobenius(jnp.where(present[:, None], right, 0))
   classes = jnp.sum(present).astype(left.dtype)
   total = jnp.sum(left, axis=0) * jnp.sum(right, axis=0) / classes
   along = (jnp.sum(left * right) - jnp.sum(total)) / jnp.sqrt(classes - 1)
@@ -98,11 +103,11 @@ def etf_error(
     return pairwise.residual(left, right, present, along, mesh=mesh)
 
   def by_width():
-    if isinstance(mesh, Columns):
-      grams = (mesh.gram(x) for x in (left, right))
-    else:
-      grams = (jnp.matmul(x.T, x, precision=HIGHEST) for x in (left, right))
-    return jnp.sum(next(grams) * next(grams)) - along**2
+    def gram(x):
+      return mesh.gram(x) if isinstance(mesh, Columns) else jnp.matmul(x.T, x, precision=HIGHEST)
+
+    first = gram(left)
+    return jnp.sum(first * (first if one else gram(right))) - along**2
 
   if num_classes < 2 * dim:
     rest = by_tiles()

@@ -15,6 +15,7 @@ from nc_jax.metrics.moments import ClassMoments
 from nc_jax.metrics.products import HIGHEST
 
 TILE = 1024  # classes per side: 4 MiB of float32 a tile
+CPU_TILE = 512  # the same if there are many, so that the passes over one stay in a core's cache
 FEW = 2**18  # classes² times dimensions: below, differences cost nothing
 CLOSE = 0.02  # ‖u_i − u_j‖² below which a Gram matrix no longer gives it to 1e-5
 
@@ -34,25 +35,35 @@ class Statistic(NamedTuple):
 
 
 def sweep(
-  kernel: Callable, left, right, *, ordered: bool = False, mesh: Mesh | Columns | None = None
-) -> dict[str, Statistic]:
-  """Statistics of kernel(left_i, right_j) over pairs of rows.
+  kernel: Callable,
+  left,
+  right,
+  *,
+  ordered: bool = False,
+  least: tuple[str, ...] = (),
+  mesh: Mesh | Columns | None = None,
+) -> dict[str, Statistic | Array]:
+  """Statistics of numbers x_ij that belong to pairs of rows, left_i and right_j.
 
   Tiles are merged by counts, means and centred squares (Chan, Golub and LeVeque 1983), so a
-  small spread about a large mean survives.
+  small spread about a large mean survives. Once a tile's worth of pairs has been seen, the next
+  is read in one pass, about their mean m instead of its own: what Σ (x − m)² loses to rounding
+  is small beside n (mean − m)², which the merge adds to the squares anyway.
 
   Args:
-    kernel: (left tile, right tile, pair [T, T] bool, same [T, T] bool) -> {name: [T, T]}. What
-      it gives outside `pair` is ignored but must be finite; `same` marks i = j.
+    kernel: (left tile, right tile, pair [T, T] bool, same [T, T] bool, summed) ->
+      summed({name: [T, T]}). What there is outside `pair` is ignored but must be finite, for the
+      sake of its derivative; `same` marks i = j.
     left, right: pytrees of [K, ...] arrays; both carry a "present" [K] bool.
     ordered: all pairs, i = j included. Otherwise each pair i < j once, for symmetric kernels.
+    least: names of which the result is instead [K], the least number that a class has with any
+      other (ordered: as the left one); inf without pairs.
     mesh: devices to spread the tiles over; None computes all of them where it runs. `Columns` where
       [K, D] arrays lie split over them: the devices then send one another the tiles they need.
   """
   columns = mesh if isinstance(mesh, Columns) else None
   num_classes = left["present"].shape[0]
-  tiles = -(-num_classes // TILE)
-  width = -(-num_classes // tiles)
+  tiles, width = _tiles(num_classes)
   left, right = (_pad(tree, tiles * width) for tree in (left, right))
   pairs = [(i, j) for i in range(tiles) for j in range(0 if ordered else i, tiles)]
 
@@ -65,35 +76,75 @@ def sweep(
     return jax.tree.map(cut, tree)
 
   @jax.checkpoint  # or a gradient would store every tile, the [K, K] array after all
-  def tile_statistics(left, right, i, j):
+  def tile_parts(left, right, i, j, before):
     a, b = take(left, i), take(right, j)
     row = i * width + jnp.arange(width)[:, None]
     column = j * width + jnp.arange(width)
     pair = a["present"][:, None] & b["present"]
+    partners = jnp.sum(b["present"])
     if not ordered:
       pair &= row < column
-    values = kernel(a, b, pair, row == column)
-    return {name: _of_tile(value, pair) for name, value in values.items()}
+      partners -= jnp.where(i == j, jnp.cumsum(b["present"]), 0)
+    count = jnp.sum(a["present"] * partners)
+
+    def nearest(values):
+      values = jnp.where(pair, values, jnp.inf)
+      found = jnp.full(tiles * width, jnp.inf, values.dtype)
+      found = lax.dynamic_update_slice(found, jnp.min(values, axis=1), (i * width,))
+      if ordered:
+        return found
+      others = lax.dynamic_slice(found, (j * width,), (width,))
+      others = jnp.minimum(others, jnp.min(values, axis=0))
+      return lax.dynamic_update_slice(found, others, (j * width,))
+
+    def parts(about):
+      def summed(values):
+        return {
+          name: nearest(x) if name in least else _of_tile(x, pair, count, about.get(name))
+          for name, x in values.items()
+        }
+
+      return kernel(a, b, pair, row == column, summed)
+
+    if not before:
+      return parts({})
+    about = {name: lax.stop_gradient(part.mean) for name, part in before.items()}
+    seen = next(iter(before.values())).count
+    known = (seen >= width**2) & jnp.isfinite(sum(about.values()))
+    return lax.cond(known, lambda: parts(about), lambda: parts({}))
 
   def run(left, right, pairs, weights):
-    first = tile_statistics(left, right, *pairs[0])
-    first = jax.tree.map(lambda x: jnp.where(weights[0], x, 0), first)
+    def weighed(parts, weight):
+      return jax.tree.map(lambda x, no: jnp.where(weight, x, no), parts, _no_parts(parts))
+
+    first = jax.eval_shape(tile_parts, left, right, *pairs[0], {})
     if pairs.shape[0] == 1:
-      return first
+      return weighed(tile_parts(left, right, *pairs[0], {}), weights[0])
 
     def step(state, chunk):
       (i, j), weight = chunk
-      new = tile_statistics(left, right, i, j)
-      new = jax.tree.map(lambda x: jnp.where(weight, x, 0), new)
+      before = {name: part for name, part in state.items() if name not in least}
+      new = weighed(tile_parts(left, right, i, j, before), weight)
       return {name: _merge(state[name], new[name]) for name in state}, None
 
-    return lax.scan(step, first, (pairs[1:], weights[1:]))[0]
+    return lax.scan(step, _no_parts(first), (pairs, weights))[0]
 
   if columns is None and (mesh is None or mesh.size == 1):
     result = run(left, right, jnp.asarray(pairs), jnp.ones(len(pairs), bool))
   else:
     result = _over_devices(run, left, right, pairs, mesh)
-  return {name: _finish(value) for name, value in result.items()}
+  return {name: _finish(value, num_classes) for name, value in result.items()}
+
+
+def _tiles(num_classes: int) -> tuple[int, int]:
+  """How many tiles a side has, and how many classes a tile's side."""
+  if num_classes <= TILE:
+    return 1, num_classes
+  widest = min(TILE, CPU_TILE) if jax.default_backend() == "cpu" else TILE
+  width = -(-num_classes // -(-num_classes // widest))
+  if width > 32:
+    width = -(-width // 32) * 32  # products of whole registers are faster
+  return -(-num_classes // width), width
 
 
 def _over_devices(run, left, right, pairs, mesh: Mesh | Columns):
@@ -111,7 +162,9 @@ def _over_devices(run, left, right, pairs, mesh: Mesh | Columns):
   def local(left, right, pairs, weights):
     own = run(left, right, pairs, weights)
 
-    def agree(part: Statistic) -> Statistic:
+    def agree(part):
+      if not isinstance(part, Statistic):
+        return lax.pmin(part, axes)
       count = lax.psum(part.count, axes)
       mean = lax.psum(part.count * part.mean, axes) / jnp.maximum(count, 1)
       square = lax.psum(part.variance + part.count * (part.mean - mean) ** 2, axes)
@@ -125,24 +178,42 @@ def _over_devices(run, left, right, pairs, mesh: Mesh | Columns):
   return mapped(left, right, jnp.asarray(dealt[order]), jnp.asarray(weights[order]))
 
 
-def _of_tile(values: Array, pair: Array) -> Statistic:
+def _of_tile(values: Array, pair: Array, count: Array, about: Array | None) -> Statistic:
   """Mean and sum of centred squares (kept under `variance` until the end) of one tile."""
-  count = jnp.sum(pair, dtype=values.dtype)
-  mean = jnp.sum(jnp.where(pair, values, 0)) / jnp.maximum(count, 1)
-  square = jnp.sum(jnp.where(pair, values - mean, 0) ** 2)
-  return Statistic(mean, square, count)
+  count = count.astype(values.dtype)
+  share = 1 / jnp.maximum(count, 1)
+  if about is None:
+    mean = jnp.sum(jnp.where(pair, values, 0)) * share
+    return Statistic(mean, jnp.sum(jnp.where(pair, values - mean, 0) ** 2), count)
+  away = jnp.where(pair, values - about, 0)
+  mean = jnp.sum(away) * share
+  return Statistic(about + mean, jnp.maximum(jnp.sum(away**2) - count * mean**2, 0), count)
 
 
-def _merge(a: Statistic, b: Statistic) -> Statistic:
+def _no_parts(parts: dict) -> dict:
+  """What merging leaves unchanged."""
+  return {
+    name: Statistic(*(jnp.zeros(x.shape, x.dtype) for x in part))
+    if isinstance(part, Statistic)
+    else jnp.full(part.shape, jnp.inf, part.dtype)
+    for name, part in parts.items()
+  }
+
+
+def _merge(a, b):
+  if not isinstance(a, Statistic):
+    return jnp.minimum(a, b)
   count = a.count + b.count
   share = b.count / jnp.maximum(count, 1)
   delta = b.mean - a.mean
-  mean = jnp.where(b.count > 0, a.mean + share * delta, a.mean)
+  mean = jnp.where(jnp.isfinite(delta), a.mean + share * delta, a.mean + b.mean)
   square = a.variance + b.variance + jnp.where(b.count > 0, a.count * share * delta**2, 0)
-  return Statistic(mean, square, count)
+  return Statistic(jnp.where(b.count > 0, mean, a.mean), square, count)
 
 
-def _finish(part: Statistic) -> Statistic:
+def _finish(part, num_classes: int):
+  if not isinstance(part, Statistic):
+    return part[:num_classes]
   some = part.count > 0
   return Statistic(
     jnp.where(some, part.mean, jnp.nan),
@@ -166,23 +237,14 @@ def unit_rows(rows: Array) -> tuple[Array, Array]:
   return rows / jnp.where(positive, norms, 1)[:, None], norms
 
 
-def squared_distances(a: Array, b: Array, gram: Array, unsafe: Array) -> Array:
-  """[T, T] ‖a_i − b_j‖², from the Gram matrix, or by differences where any pair is `unsafe`."""
+def squared_distances(a: Array, b: Array) -> Array:
+  """[T, T] ‖a_i − b_j‖² by differences."""
 
   def from_row(row):
     # Compiled into one kernel with what made the rows, x·y − x·y can be an FMA's rounding error.
     return jnp.where(jnp.all(b == row, axis=1), 0, jnp.sum((b - row) ** 2, axis=1))
 
-  if a.size * b.shape[0] <= FEW:
-    return jax.vmap(from_row)(a)
-
-  def by_differences():
-    return lax.map(from_row, a)
-
-  def by_gram():
-    return jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1) - 2 * gram
-
-  return lax.cond(jnp.any(unsafe), by_differences, by_gram)
+  return jax.vmap(from_row)(a) if a.size * b.shape[0] <= FEW else lax.map(from_row, a)
 
 
 @jax.jit(static_argnames=("names", "riesz_s", "mesh"))
@@ -194,7 +256,7 @@ def vector_statistics(
   variances: Array | None = None,
   riesz_s: float = 1.0,
   mesh: Mesh | Columns | None = None,
-) -> dict[str, Statistic]:
+) -> dict[str, Statistic | Array]:
   """Statistics of pairs of vectors, all from one product per tile.
 
   Args:
@@ -206,23 +268,44 @@ def vector_statistics(
       "log"  −log ‖u_i − u_j‖
       "riesz"  sign(s) ‖u_i − u_j‖^(−s); the log kernel for s = 0.
       "cdnv"  (v_i + v_j) / (2 ‖v_i − v_j‖²), with the variances.
+      "nearest"  [K], min_j ‖v_i − v_j‖²; where asked alone, to the precision of the norms².
     variances: [K], for "cdnv".
     riesz_s: the exponent s.
     mesh: devices to spread the tiles over, as for `sweep`.
   """
   units, norms = unit_rows(jnp.where(present[:, None], rows, 0))
   classes = jnp.sum(present).astype(rows.dtype)
-  tree = {"present": present, "units": units, "norms": norms}
+  tree = {"present": present, "units": (units, jnp.sum(units**2, axis=1)), "norms": norms}
+  vectors = ("units", "rows") if {"cdnv", "nearest"} & set(names) else ("units",)
+  if "rows" in vectors:
+    tree["rows"] = (rows, jnp.sum(rows**2, axis=1))
   if "cdnv" in names:
-    tree |= {"rows": rows, "variances": variances}
+    tree["variances"] = variances
   cosine_at_collapse = -1 / jnp.where(classes > 1, classes - 1, jnp.nan)
 
-  def kernel(a, b, pair, same):
+  def kernel(a, b, pair, same, summed):
     del same
-    gram = jnp.matmul(a["units"], b["units"].T, precision=HIGHEST)
+    gram = jnp.matmul(a["units"][0], b["units"][0].T, precision=HIGHEST)
+
+    def by_differences():
+      return [squared_distances(a[key][0], b[key][0]) for key in vectors]
+
+    def by_gram():
+      products = {"units": gram}
+      if "rows" in vectors:
+        products["rows"] = gram * a["norms"][:, None] * b["norms"]
+      return [a[key][1][:, None] + b[key][1] - 2 * products[key] for key in vectors]
+
+    if gram.size * rows.shape[1] <= FEW:
+      squares = by_differences()
+    elif names == ("nearest",):
+      squares = by_gram()
+    else:
+      unsafe = pair & (gram > 1 - CLOSE / 2)
+      squares = lax.cond(jnp.any(unsafe), by_differences, by_gram)
+    squares = dict(zip(vectors, squares, strict=True))
+    distance = squares["units"]
     has_length = (a["norms"] > 0)[:, None].astype(gram.dtype) + (b["norms"] > 0)
-    unsafe = pair & (has_length - 2 * gram < CLOSE)
-    distance = squared_distances(a["units"], b["units"], gram, unsafe)
     apart = 1 - has_length / 2 + distance / 2  # 1 − cosine, exact for nearly parallel vectors
     distance = jnp.where(pair, distance, 1)
     out = {}
@@ -234,23 +317,26 @@ def vector_statistics(
       out["log"] = -jnp.log(distance) / 2
     if "riesz" in names:
       out["riesz"] = riesz(distance, riesz_s)
+    if "rows" in vectors:
+      between = jnp.where(pair, squares["rows"], 1)
     if "cdnv" in names:
-      products = gram * a["norms"][:, None] * b["norms"]
-      between = squared_distances(a["rows"], b["rows"], products, unsafe)
-      between = jnp.where(pair, between, 1)
       out["cdnv"] = (a["variances"][:, None] + b["variances"]) / (2 * between)
-    return out
+    if "nearest" in names:
+      out["nearest"] = between
+    return summed(out)
 
-  return sweep(kernel, tree, tree, mesh=mesh)
+  return sweep(kernel, tree, tree, least=("nearest",), mesh=mesh)
 
 
 def riesz(square: Array, s: float) -> Array:
   """sign(s) d^(−s) for squared distances d²; −log d for s = 0."""
   if s == 0:
     return -jnp.log(square) / 2
-  return np.sign(s) * square ** (-s / 2)
+  # A CPU takes powers number by number, and roots many at a time.
+  return 1 / jnp.sqrt(square) if s == 1 else np.sign(s) * square ** (-s / 2)
 
 
+@jax.jit(static_argnames=("names", "global_mean", "riesz_s", "mesh"))
 def mean_statistics(
   moments: ClassMoments,
   names: tuple[str, ...],
@@ -286,11 +372,11 @@ def residual(
   classes = jnp.sum(present).astype(left.dtype)
   scale = along / jnp.sqrt(classes - 1)
 
-  def kernel(a, b, pair, same):
+  def kernel(a, b, pair, same, summed):
     del pair
     target = scale * (same - 1 / classes)
     product = jnp.matmul(a["rows"], b["rows"].T, precision=HIGHEST)
-    return {"square": (product - target) ** 2}
+    return summed({"square": (product - target) ** 2})
 
   trees = ({"present": present, "rows": rows} for rows in (left, right))
   square = sweep(kernel, *trees, ordered=True, mesh=mesh)["square"]

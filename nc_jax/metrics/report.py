@@ -5,13 +5,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from nc_jax.metrics import duality, geometry, inputs, pairwise, spectrum, variability
+from nc_jax.metrics import certainty, duality, geometry, inputs, pairwise, spectrum, variability
 from nc_jax.metrics.accumulation import within_covariance as covariance_of
 from nc_jax.metrics.catalogue import METRICS
 from nc_jax.metrics.centring import centre, choose
 from nc_jax.metrics.columns import mesh_beyond
 from nc_jax.metrics.decisions import Decisions, decide
 from nc_jax.metrics.moments import ClassMoments, Head
+
+PAIRS = ("equiangular", "one_minus_cosine", "log", "riesz", "cdnv")  # of a pair of class means
 
 
 def measure(
@@ -27,6 +29,7 @@ def measure(
   riesz_s: float = 1.0,
   ranks: bool = False,
   within_covariance: Array | None = None,
+  pairs: dict | None = None,
   mesh: Mesh | None = None,
 ) -> dict[str, Array]:
   """All metrics that the arguments allow, in the order of METRICS (a jit around it sorts them).
@@ -48,6 +51,7 @@ def measure(
     riesz_s: exponent of nc2/riesz_energy; 0 is the log kernel.
     ranks: adds rank/effective to rank/nuclear; costs D³.
     within_covariance: [D, D] Σ_W in place of scatter / N.
+    pairs: `pairwise.mean_statistics(moments, PAIRS)` with these options, if there are any yet.
     mesh: devices to spread the class pairs over, for tens of thousands of classes. Moments that
       are split over devices (see `ClassMoments.empty`) are measured by these, whatever it says;
       where D is too large for a [min(K, D), D] array on one of them, rank/between and nc1/pinv
@@ -67,19 +71,19 @@ def measure(
   mesh = columns or mesh
   options = (global_mean, within, between, norm_ddof, pair_ddof, float(riesz_s), ranks, mesh)
   values = inputs.finished(
-    _measure(moments, head, decisions, within_covariance, options), given, within_covariance
+    _measure(moments, head, decisions, within_covariance, pairs, options), given, within_covariance
   )
   return {key: values[key] for key in METRICS if key in values}  # jit sorts keys by name
 
 
-@jax.jit(static_argnums=4)
-def _measure(moments, head, decisions, covariance, options) -> dict[str, Array]:
+@jax.jit(static_argnums=5)
+def _measure(moments, head, decisions, covariance, pairs, options) -> dict[str, Array]:
   global_mean, within, between, norm_ddof, pair_ddof, riesz_s, ranks, mesh = options
   centred = centre(moments, global_mean)
-  names = ("cdnv", "equiangular", "one_minus_cosine", "log", "riesz")
-  pairs = pairwise.mean_statistics(
-    moments, names, global_mean=global_mean, riesz_s=riesz_s, mesh=mesh
-  )
+  if pairs is None:
+    pairs = pairwise.mean_statistics(
+      moments, PAIRS, global_mean=global_mean, riesz_s=riesz_s, mesh=mesh
+    )
   values = variability.measure(
     moments, decisions, covariance, global_mean=global_mean, within=within, between=between
   )
@@ -89,7 +93,7 @@ def _measure(moments, head, decisions, covariance, options) -> dict[str, Array]:
   values |= geometry.measure("means", centred.means, centred.present, pairs, *ddof, mesh)
   values |= geometry.energies(pairs, pair_ddof)
   if head is not None:
-    rows = pairwise.vector_statistics(head.weight, centred.present, names[1:3], mesh=mesh)
+    rows = pairwise.vector_statistics(head.weight, centred.present, PAIRS[:2], mesh=mesh)
     values |= geometry.measure("weights", head.weight, centred.present, rows, *ddof, mesh)
     values |= duality.measure(centred, head, norm_ddof, mesh)
   if decisions is not None:
@@ -139,9 +143,18 @@ def report(
   centring = {key: options[key] for key in ("global_mean", "between") if key in options}
   project = not scatter and moments.decomposable
   projection = variability.whitener(moments, **centring) if project else None
-  decisions = decide(features, labels, moments, head, mask, projection=projection)
+  head = None if head is None else head.check(num_classes, moments.dim, moments.columns)
+  pairs = radii = None
+  if num_classes > pairwise.TILE and certainty.pays(len(features), num_classes):
+    # One sweep tells measure all it asks of the pairs of classes, and decide the nearest rivals.
+    sweeping = {key: options[key] for key in ("global_mean", "mesh") if key in options}
+    sweeping["riesz_s"] = float(options.get("riesz_s", 1))
+    pairs = pairwise.mean_statistics(moments, (*PAIRS, "nearest"), **sweeping)
+    radii = certainty.radii(moments, head, pairs.pop("nearest"))
+  about = {"projection": projection, "radii": radii}
+  decisions = decide(features, labels, moments, head, mask, **about)
   if scatter and options.get("within") == "classes":
     options["within_covariance"] = covariance_of(features, labels, moments, mask)
-  values = measure(moments, head, decisions, ranks=ranks and scatter, **options)
+  values = measure(moments, head, decisions, ranks=ranks and scatter, pairs=pairs, **options)
   values = jax.device_get(values)
   return {key: float(values[key]) for key in METRICS if key in values}

@@ -34,7 +34,6 @@ def small_pieces():
     rows = lambda: 16
     patch.setattr("nc_jax.metrics.sharding.chunk_rows", rows)
     patch.setattr(certainty, "chunk_rows", rows)
-    patch.setattr(certainty, "_TILE", 8)
     patch.setattr(decisions, "CLASS_TILE", 3)
     patch.setattr(pairwise, "TILE", 8)
     patch.setattr(pairwise, "FEW", 0)
@@ -212,7 +211,7 @@ class TestSizes:
       "decide": decisions._decide_split.lower(seen, x, y, None, 0, about, **by_rows),
       "nearest": decisions._nearest_split.lower(x, split, True),
       "measure": report._measure.lower(
-        split, head, None, None, (*names, 1, 0, 1.0, True, split.columns)
+        split, head, None, None, None, (*names, 1, 0, 1.0, True, split.columns)
       ),
     }
     for name, program in programs.items():

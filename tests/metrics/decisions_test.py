@@ -8,7 +8,7 @@ import pytest
 import worlds
 
 import nc_jax as nc
-from nc_jax.metrics import certainty, sharding
+from nc_jax.metrics import certainty, pairwise, sharding
 from nc_jax.metrics import decisions as module
 
 K, D, N = worlds.K, worlds.D, worlds.N
@@ -100,6 +100,7 @@ class TestCertainty:
   def small_chunks(self, monkeypatch):
     for place in (sharding, certainty):
       monkeypatch.setattr(place, "chunk_rows", lambda: 64)
+    monkeypatch.setattr(pairwise, "TILE", 32)  # three tiles a side
 
   def world(self, std, seed=0, missing=(3, 69)):
     rng = np.random.default_rng(seed)
@@ -124,6 +125,19 @@ class TestCertainty:
       assert getattr(certain, name) == getattr(scored, name), name
     for name in ("own_distance", "nearest_distance", "feature_norm"):
       np.testing.assert_allclose(getattr(certain, name), getattr(scored, name), rtol=1e-5)
+
+  def test_a_report_decides_the_same(self):
+    """It finds the nearest rivals on the way, about whichever centre."""
+    features, labels, head = self.world(0.6)
+    moments = nc.ClassMoments.of(features, labels, self.K)
+    expected = nc.decide(features, labels, moments, head).shares()
+    given = {"num_classes": self.K, "weight": head.weight, "bias": head.bias, "ranks": False}
+    values = nc.report(features, labels, **given, global_mean="samples")
+    assert expected["nc4/ncc_error"] > 0 and expected["nc4/ncc_mismatch"] > 0
+    for key, value in expected.items():
+      assert values[key] == pytest.approx(float(value), rel=1e-6), key
+    with pytest.raises(ValueError, match=r"weight must have shape \[K, D\] = \[70, 12\]"):
+      nc.report(features, labels, **given | {"weight": head.weight.T})
 
   def test_over_devices_it_is_the_same(self):
     features, labels, head = self.world(0.6)
@@ -158,9 +172,7 @@ class TestCertainty:
   def test_it_is_used_where_it_pays(self, monkeypatch):
     features, labels, head = self.world(1e-3)
     calls = []
-    monkeypatch.setattr(
-      certainty, "radii", lambda *args: calls.append(1) or jnp.zeros(self.K)
-    )
+    monkeypatch.setattr(certainty, "radii", lambda *args: calls.append(1) or jnp.zeros(self.K))
     nc.decide(features, labels, nc.ClassMoments.of(features, labels, self.K), head)
     assert calls == [1]
     nc.decide(features[:50], labels[:50], nc.ClassMoments.of(features, labels, self.K), head)

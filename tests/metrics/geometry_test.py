@@ -92,19 +92,41 @@ def test_tiles_change_nothing(tile, few, monkeypatch):
   rows[7] = rows[2] + 1e-3  # a close pair in one tile only
   present = np.arange(11) != 4
   variances = jnp.asarray(rng.random(11), jnp.float32)
-  whole = statistics(rows, present, ALL, variances=variances)
+  names = (*ALL, "nearest")
+  whole = statistics(rows, present, names, variances=variances)
+  distances = ((rows[:, None] - rows) ** 2).sum(-1)
+  distances[:, 4] = distances[np.eye(11, dtype=bool)] = np.inf
+  expected = np.where(present, distances.min(axis=1), np.inf)
+  np.testing.assert_allclose(whole["nearest"], expected, rtol=1e-5)
   monkeypatch.setattr(pairwise, "TILE", tile)
   monkeypatch.setattr(pairwise, "FEW", few)
-  tiled = statistics(rows, present, ALL, variances=variances)
+  tiled = statistics(rows, present, names, variances=variances)
+  np.testing.assert_allclose(tiled["nearest"], expected, rtol=1e-5)
   for name in ALL:
     assert tiled[name].count == 45
     np.testing.assert_allclose(tiled[name].mean, whole[name].mean, rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(tiled[name].variance, whole[name].variance, rtol=1e-4, err_msg=name)
 
 
+def test_tiles_keep_a_small_spread_about_a_large_mean(monkeypatch):
+  """Near collapse all pairs are nearly alike: most tiles are read once, about the others' mean."""
+  rng = np.random.default_rng(0)
+  rows = np.float32(7 * worlds.simplex(60, 256) + 1e-3 * rng.normal(size=(60, 256)))
+  exact = rows / np.linalg.norm(rows.astype(np.float64), axis=1)[:, None]
+  log = -np.log(((exact[:, None] - exact) ** 2).sum(-1)[np.triu_indices(60, 1)]) / 2
+  assert log.std() < 1e-3 * abs(log.mean())
+  monkeypatch.setattr(pairwise, "TILE", 8)
+  monkeypatch.setattr(pairwise, "FEW", 0)
+  found = statistics(rows, everyone(rows), ("log",))["log"]
+  np.testing.assert_allclose(found.mean, log.mean(), rtol=3e-7)
+  np.testing.assert_allclose(found.variance, log.var(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("tile", [1, pairwise.TILE])
 @pytest.mark.parametrize("few", [0, pairwise.FEW])
-def test_equal_and_opposite_vectors_are_exact(few, monkeypatch):
+def test_equal_and_opposite_vectors_are_exact(few, tile, monkeypatch):
   monkeypatch.setattr(pairwise, "FEW", few)
+  monkeypatch.setattr(pairwise, "TILE", tile)
   rows = np.float32(np.random.default_rng(0).normal(size=(3, 8)))
   rows[1], rows[2] = rows[0], -3 * rows[0]
   present = np.array([True, True, False])
@@ -113,6 +135,22 @@ def test_equal_and_opposite_vectors_are_exact(few, monkeypatch):
   assert pairs["log"].mean == pairs["riesz"].mean == pairs["cdnv"].mean == np.inf
   pairs = statistics(rows, ~present | (np.arange(3) == 0), ALL, variances=jnp.ones(3))
   assert pairs["log"].mean == pytest.approx(-np.log(2))
+
+
+@pytest.mark.parametrize("tile, few", [(pairwise.TILE, pairwise.FEW), (4, 0)])
+def test_absent_classes_have_gradient_zero(tile, few, monkeypatch):
+  """Two zero rows are no pair, although the logarithm of their distance has no derivative."""
+  monkeypatch.setattr(pairwise, "TILE", tile)
+  monkeypatch.setattr(pairwise, "FEW", few)
+  present = np.arange(11) % 3 != 1
+  rows = jnp.float32(np.random.default_rng(0).normal(size=(11, 5)) * present[:, None])
+
+  def loss(rows, variances):
+    pairs = pairwise.vector_statistics.__wrapped__(rows, present, ALL, variances=variances)
+    return sum(pairs[name].mean + pairs[name].variance for name in ALL)
+
+  for gradient in jax.jit(jax.grad(loss, argnums=(0, 1)))(rows, jnp.ones(11)):
+    assert np.isfinite(gradient).all() and not gradient[~present].any() and gradient[0].any()
 
 
 def test_gradients_of_tiles_store_no_square(monkeypatch):
