@@ -9,6 +9,7 @@ One file per experiment: its question, its claims, its table, its figures. What 
 
     results        rows of many runs, read as curves over epochs and as final values per seed
     claims         what must be seen: a measured number beside its threshold; tables; the verdict
+    bounds         what is reported once more from each replicate and each seed
     statistics     ratios and falls of curves
     penultimate    keys of the penultimate layer, and their columns of a table
     layers         curves of all layers, and how they are drawn
