@@ -83,21 +83,18 @@ class Measurer:
     rows, geometry, _ = self.observer(state, observed.splits, pause)
     replicates: Replicates = {}
     if self._probing is not None and epoch in self._probing.epochs:
-      rows = [*rows, *self._probe(state, observed, pause, replicates)]
+      for place, correct in self._probe(state, observed, pause):
+        rows.append(Row(*place, float(np.mean(correct))))
+        if self._resampler is not None and np.ndim(correct):
+          replicates[place] = self._resampler.mean(place[0], correct)
     if self._resampler is not None:
       at_end = epoch == self._last_epoch
       replicates |= self._resampler(state, observed.splits, at_end, pause)
     return Observation([*rows, *_bounds(replicates)], geometry, replicates)
 
-  def _probe(self, state: TrainState, observed: Observed, pause, replicates: Replicates):
-    """The rows; adds to the replicates."""
+  def _probe(self, state: TrainState, observed: Observed, pause: Callable[[], None]):
+    """Yields (split, layer, key) with bool [N], which test examples are right, or with a number."""
     own = self._probing
-
-    def share(layer, key, correct):
-      if self._resampler is not None:
-        replicates["test", layer, key] = self._resampler.mean("test", correct)
-      return Row("test", layer, key, float(correct.mean()))
-
     train, test = (self._collector(state.variables, feed) for feed in observed.probed)
     for layer in train.layers:
       pause()
@@ -116,10 +113,10 @@ class Measurer:
       for name, probed in found.items():
         key = f"probe/{own.target}/{name}"
         if not probed.converged:
-          yield Row("test", layer, f"{key}/unconverged", 1.0)
-        yield share(layer, key, np.asarray(probed.correct)[test.order])
+          yield ("test", layer, f"{key}/unconverged"), 1.0
+        yield ("test", layer, key), np.asarray(probed.correct)[test.order]
       if observed.ceiling is not None:
-        yield share(layer, f"probe/{own.target}/ceiling", observed.ceiling)
+        yield ("test", layer, f"probe/{own.target}/ceiling"), observed.ceiling
 
 
 def _bounds(replicates: Replicates):
