@@ -4,12 +4,16 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
 
 DEVICES = 4
 
+# A shell lets what it runs in the background ignore Ctrl-C, which tests send themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 # XLA's CPU client runs devices and dispatch on one thread pool; with fewer than two threads a
 # device, queued collectives wait for each other for ever (openxla DefaultThreadPoolSize).
 os.environ.setdefault("PJRT_NPROC", str(2 * DEVICES))
