@@ -26,6 +26,7 @@ In the workdir:
   examples.npz      which examples, which labels   *.png          figures
   class_means.npz   geometry of the last epoch     versions.json   of what made it, and devices
   verdict.txt, verdict.json                        the paper's first claim, with numbers
+  replicates/       with observe.bootstrap: what other examples would have made of them
 
 Exit status: 0 done, 1 the run failed, 2 the request was wrong; 128 + n when stopped by signal n.
 """

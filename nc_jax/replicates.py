@@ -5,11 +5,10 @@ of all arrays belong together: whatever is computed of the numbers can be comput
 """
 
 import pathlib
-import zipfile
 
 import numpy as np
 
-from nc_jax.errors import UserError
+from nc_jax import npz
 from nc_jax.files import replacing
 
 _FOLDER = "replicates"
@@ -32,11 +31,8 @@ def load(workdir: pathlib.Path) -> dict[tuple[str, str, str], dict[int, np.ndarr
   """
   found = {}
   for path in (workdir / _FOLDER).glob("[0-9]*.npz"):
-    try:
-      with np.load(path) as file:
-        for name in file.files:
-          split, layer, key = name.split("/", 2)
-          found.setdefault((split, layer, key), {})[int(path.stem)] = file[name]
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-      raise UserError(f"{path} is damaged: {error} Remove it to go on without it.") from error
+    with npz.readable(path), np.load(path) as file:
+      for name in file.files:
+        split, layer, key = name.split("/", 2)
+        found.setdefault((split, layer, key), {})[int(path.stem)] = file[name]
   return found

@@ -25,5 +25,5 @@ def test_a_damaged_file_is_named(tmp_path):
   whole = path.read_bytes()
   for damaged in (whole[:-30], b"", whole.replace(b"\x93NUMPY", b"\x93NUMPI")):
     path.write_bytes(damaged)
-    with pytest.raises(UserError, match=r"7.npz is damaged: .* Remove it"):
+    with pytest.raises(UserError, match="7.npz cannot be read, is it damaged"):
       replicates.load(tmp_path)

@@ -223,7 +223,7 @@ def _layer(results: Results, cell: str, name: str) -> dict:
   return row
 
 
-more_tables = {"depth": depth_along_training}  # for further work, as CSV alone
+MORE_TABLES = {"depth": depth_along_training}  # for further work, as CSV alone
 
 
 def figures(results: Results) -> dict[str, Figure]:

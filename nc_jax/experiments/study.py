@@ -119,9 +119,8 @@ def conclude(study: Study) -> report.Section:
   table.to_csv(study.folder / "table.csv")
   with replacing(study.folder / "table.md") as file:
     file.write(table.to_markdown())
-  if hasattr(experiment, "more_tables"):
-    for stem, more in experiment.more_tables.items():
-      bounds.of_table(more, results).to_csv(study.folder / f"{stem}.csv")
+  for stem, more in getattr(experiment, "MORE_TABLES", {}).items():
+    bounds.of_table(more, results).to_csv(study.folder / f"{stem}.csv")
   with matplotlib.rc_context(STYLE):
     figures = experiment.figures(results)
   figure_files.save(study.folder, figures)

@@ -245,7 +245,7 @@ def test_twelve_cells_of_long_names_holes_and_runs_that_failed_are_drawn():
 def test_depth_along_training_has_a_row_per_seed_and_epoch():
   cell = Cell("a", {})
   results = Results([cell], [run("a", curves(), seed) for seed in (0, 1)])
-  table = e4.more_tables["depth"](results)
+  table = e4.MORE_TABLES["depth"](results)
   rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
   names, epochs, V_along = e4.layers.curves(results, cell.name, "train", "nc1/trace_ratio")
   assert [(row["seed"], row["epoch"]) for row in rows] == [

@@ -81,6 +81,14 @@ def test_a_run_without_replicates_leaves_no_bounds():
   assert np.shape(both.bounds(lambda of: [[1.0, 2.0]])) == (2, 1, 2)
 
 
+def test_replicates_of_some_epochs_alone_are_not_mixed_with_plain_numbers():
+  whole = resampled(0, [1, 2])
+  partly = {where: {0: curve[0]} for where, curve in whole.replicates.items()}
+  curve = lambda of: of.curve("a", *V)[1]
+  assert not np.isnan(results(whole).bounds(curve)).any()
+  assert np.isnan(results(whole._replace(replicates=partly)).bounds(curve)).all()
+
+
 def test_what_comes_in_some_replicates_alone_has_no_bounds():
   """An epoch that is never reached is nan: were these left out, the rest would look certain."""
   for lacking, bounded in ((4, True), (6, False)):
