@@ -187,8 +187,6 @@ def _index(run: Run) -> _Indexed:
   last = max((max(curve) for curve in curves.values()), default=None)
   replicates = {where: run.replicates[where] for where in run.replicates if where in curves}
   seen = lambda curves: {epoch for curve in curves.values() for epoch in curve}
-  if seen(replicates) != seen(
-    curves
-  ):  # those of some epochs alone would be mixed with plain numbers
-    replicates = {}
+  if seen(replicates) != seen(curves):
+    replicates = {}  # those of some epochs would be mixed with the plain numbers of others
   return _Indexed(run.seed, last, keys, curves, replicates)
