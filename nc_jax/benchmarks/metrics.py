@@ -19,11 +19,13 @@ from nc_jax.benchmarks.timing import Timing, interleave
 
 BUDGET = 120.0  # s a group of interleaved calls may take; slow ones make fewer repeats
 BATCH = 4096
+SIDE = 8192  # of the square product
 
 WHAT = {
   "limit/product": "X'X by XLA at the library's precision, symmetry unused; the unit of /product",
   "limit/blas": "X.T @ X by NumPy, whose BLAS may use the symmetry: compare",
   "limit/gemm": f"X.T @ Y by NumPy, two arrays of the first {2 * BATCH:,} rows",
+  "limit/square": f"as many operations in products of {SIDE:,} x {SIDE:,} matrices; not on CPUs",
   "limit/read": "sum of X by XLA",
   "accumulate/scatter": "nc.accumulate in one call: counts, means, spread, scatter",
   "accumulate/traces": "the same with scatter=False: counts, means and spread only",
@@ -120,6 +122,9 @@ def inside(size: Size, devices: list, arguments: argparse.Namespace):
     some = features[: 2 * BATCH]
     other = some.copy()
     cases["limit/gemm"] = lambda: some.T @ other
+  if not on_cpu:
+    square = jax.device_put(np.resize(features[:SIDE], (SIDE, SIDE)), devices[0])
+    cases["limit/square"] = lambda: product(square)
   cases |= {
     "limit/read": lambda: read(x),
     "accumulate/scatter": lambda: nc.accumulate(nothing, x, y),
@@ -128,6 +133,9 @@ def inside(size: Size, devices: list, arguments: argparse.Namespace):
   timings = interleave(cases, arguments.repeats, BUDGET)
   if size.n > 2 * BATCH and "limit/gemm" in timings:
     timings["limit/gemm"] = timings["limit/gemm"].scaled(size.n / (2 * BATCH))
+  if "limit/square" in timings:
+    share = size.n * size.d**2 / SIDE**3 / len(devices)
+    timings["limit/square"] = timings["limit/square"].scaled(share)
   yield from rows_of(size, timings, features.itemsize)
 
   def batches():
@@ -183,7 +191,7 @@ def rows_of(size: Size, timings: dict[str, Timing], itemsize: int):
       x_product=seconds / unit,
       share_of_blas=median["limit/blas"] / seconds if "limit/blas" in median else None,
       share_of_read=median["limit/read"] / seconds if "limit/read" in median else None,
-      scaled=what == "limit/gemm" and size.n > 2 * BATCH,
+      scaled=what == "limit/square" or (what == "limit/gemm" and size.n > 2 * BATCH),
     )
 
 

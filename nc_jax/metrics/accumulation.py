@@ -260,9 +260,12 @@ def _fold_chunk(
     z = jnp.where(keep[:, None], z, 0)
     squares, scatter = squared_norms(z), state.scatter + columns.product(z)
   else:
-    # A conditional reads z from memory; fused, every column block would compute it again.
     z = jnp.where(keep[:, None], z, 0)
-    scatter, squares = lax.cond(jnp.any(keep), _add_products, _add_nothing, state.scatter, z)
+    if jax.default_backend() == "cpu":
+      # A conditional reads z from memory; fused, every column block would compute it again.
+      scatter, squares = lax.cond(jnp.any(keep), _add_products, _add_nothing, state.scatter, z)
+    else:
+      scatter, squares = _add_products(state.scatter, z)
   if columns is not None:
     squares = columns.total(squares)
   now = (n_a + n_b, reference, seen.mean + (n_b / n)[:, None] * delta, seen.spread + total(squares))

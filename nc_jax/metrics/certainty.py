@@ -14,9 +14,9 @@ from nc_jax.metrics.sharding import chunk_rows
 _SLACK = 1e-5  # of the largest term of a score: what rounding may take from a margin
 
 
-def pays(examples: int, num_classes: int) -> bool:
+def pays(examples: int, num_classes: int, dim: int) -> bool:
   """Whether the K² scores of the class means, and compiling them, cost little beside N K."""
-  return examples >= 4 * max(num_classes, chunk_rows())
+  return examples >= 4 * max(num_classes, chunk_rows(dim))
 
 
 @jax.jit

@@ -14,7 +14,6 @@ from nc_jax.metrics.products import HIGHEST
 
 WHOLE_BYTES = 2**30  # moments that take more are split by `report`, if it is given devices
 GATHER_BYTES = 2**29  # no array above this is gathered onto one device, to be decomposed
-CHUNK_BYTES = 2**27  # of a chunk of examples, which every device sees whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +134,8 @@ class Columns:
   def rows_of_chunk(self, features: Array, by_rows: bool) -> int:
     """Rows of `features` that a device reads at a time."""
     if by_rows:
-      return -(-self.chunk_rows(features.shape[1]) // self.mesh.size)
-    return self.chunk_rows(features.shape[1] * self.mesh.size)
+      return -(-sharding.chunk_rows(features.shape[1]) // self.mesh.size)
+    return sharding.chunk_rows(features.shape[1] * self.mesh.size)
 
   def tile(self, rows: Array, start: Array, width: int) -> Array:
     """[T, D] the T = width rows from `start` on, whole; every device may ask for others.
@@ -159,10 +158,6 @@ class Columns:
     best = score == self.most(score)
     return self.least(jnp.where(best, index, self.mesh.size * classes - 1))
 
-  def chunk_rows(self, dim: int) -> int:
-    """Examples per step, all devices together."""
-    return max(1, min(sharding.chunk_rows(), CHUNK_BYTES // (4 * dim)))
-
   # Of arrays that lie split.
 
   def gram(self, rows: Array) -> Array:
@@ -175,7 +170,7 @@ class Columns:
 
       dim = rows.shape[1] * self.mesh.size
       zero = jnp.zeros((rows.shape[1], dim), rows.dtype)
-      size = self.chunk_rows(dim)
+      size = sharding.chunk_rows(dim)
       return sharding.scan_chunks(step, zero, rows, rows[:, 0], None, rows=size)
 
     return self.map(local, (self.wide,), self.rows)(rows)

@@ -139,7 +139,7 @@ def decide(
     projection = None
   elif projection is None:
     projection = whitener(moments)
-  if radii is None and certainty.pays(features.shape[0], moments.num_classes):
+  if radii is None and certainty.pays(features.shape[0], moments.num_classes, moments.dim):
     radii = certainty.radii(moments, head)
   about = (moments, head, projection, radii)
   examples, place, kernel = (features, labels, mask), jax.device_put, _decide
@@ -244,7 +244,7 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
       guess, *choice = choices(h)
     else:
       certain = ~keep | (own_distance < radii[y] ** 2)
-      number, rows = len(candidates.rivals), sharding.chunk_rows() // 8
+      number, rows = len(candidates.rivals), -(-sharding.chunk_rows(h.shape[1]) // 8)
       guess, *choice = certainty.where_needed(choices, h, y, certain, number, rows)
     closest = lax.cond(
       jnp.any(guess != y),

@@ -145,7 +145,7 @@ def report(
   projection = variability.whitener(moments, **centring) if project else None
   head = None if head is None else head.check(num_classes, moments.dim, moments.columns)
   pairs = radii = None
-  if num_classes > pairwise.TILE and certainty.pays(len(features), num_classes):
+  if num_classes > pairwise.TILE and certainty.pays(len(features), num_classes, moments.dim):
     # One sweep tells measure all it asks of the pairs of classes, and decide the nearest rivals.
     sweeping = {key: options[key] for key in ("global_mean", "mesh") if key in options}
     sweeping["riesz_s"] = float(options.get("riesz_s", 1))

@@ -8,6 +8,8 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 
+CHUNK_BYTES = 2**27  # a chunk of examples takes no more
+
 
 def split_of(features) -> tuple[Mesh, tuple[str, ...]] | None:
   """The mesh and axes over which the examples lie spread; None for one device or inside jit."""
@@ -24,9 +26,10 @@ def split_of(features) -> tuple[Mesh, tuple[str, ...]] | None:
   return (sharding.mesh, axes) if size > 1 else None
 
 
-def chunk_rows() -> int:
-  """Rows per step: the working set stays in a CPU's cache, and fills an accelerator."""
-  return 1024 if jax.default_backend() == "cpu" else 16384
+def chunk_rows(dim: int = 1) -> int:
+  """Rows of D features per step: few, which stay in a CPU's cache; many, to fill an accelerator."""
+  most = 1024 if jax.default_backend() == "cpu" else 65536
+  return max(1, min(most, CHUNK_BYTES // (4 * dim)))
 
 
 def fold_slices(
@@ -63,7 +66,7 @@ def host_slices(arrays: tuple, least: int, place=jax.device_put):
     yield arrays, 0
     return
   size = arrays[0].shape[0]
-  count = max(1, -(-size // max(8 * chunk_rows(), least)))
+  count = max(1, -(-size // max(8 * chunk_rows(arrays[0].shape[1]), least)))
   rows = -(-size // count)
   for part in range(count):
     start = min(part * rows, size - rows)
@@ -94,10 +97,10 @@ def scan_chunks(
 
   The chunks are of equal size and read in place. When they do not fit, the last one starts
   early, and the mask leaves out the rows that the one before it has seen, as it does the first
-  `skip` rows of all. At most `rows` each, or `chunk_rows()`.
+  `skip` rows of all. At most `rows` each, or `chunk_rows(D)`.
   """
   size = features.shape[0]
-  rows = rows or chunk_rows()
+  rows = rows or chunk_rows(features.shape[1])
   chunks = -(-size // rows)
   rows = -(-size // chunks)
 
@@ -119,7 +122,7 @@ def scan_chunks(
 def map_chunks(function: Callable, features: Array, rows: int | None = None) -> Array:
   """function([B, D]) -> [B] over all rows of features [N, D], chunk by chunk; [N]."""
   size = features.shape[0]
-  chunks = max(1, -(-size // (rows or chunk_rows())))
+  chunks = max(1, -(-size // (rows or chunk_rows(features.shape[1]))))
   rows = -(-size // chunks)
   starts = jnp.minimum(jnp.arange(chunks) * rows, size - rows)
   mapped = lax.map(

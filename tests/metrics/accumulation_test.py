@@ -23,13 +23,13 @@ def small_chunks(monkeypatch):
 
   Its tests use widths that no other test does: a traced program remembers its chunks.
   """
-  monkeypatch.setattr(sharding, "chunk_rows", lambda: 32)
+  monkeypatch.setattr(sharding, "chunk_rows", lambda dim=1: 32)
 
 
 @pytest.fixture
 def small_slices(monkeypatch):
   """Chunks of 16 rows, and so slices of 128; widths as above."""
-  monkeypatch.setattr(sharding, "chunk_rows", lambda: 16)
+  monkeypatch.setattr(sharding, "chunk_rows", lambda dim=1: 16)
 
 
 @pytest.mark.parametrize("std", [1.0, 1e-4])

@@ -31,7 +31,7 @@ def small_pieces():
   For all of the module, since a traced program remembers them; conftest.py forgets the programs.
   """
   with pytest.MonkeyPatch.context() as patch:
-    rows = lambda: 16
+    rows = lambda dim=1: 16
     patch.setattr("nc_jax.metrics.sharding.chunk_rows", rows)
     patch.setattr(certainty, "chunk_rows", rows)
     patch.setattr(decisions, "CLASS_TILE", 3)

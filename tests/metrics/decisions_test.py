@@ -99,7 +99,7 @@ class TestCertainty:
   @pytest.fixture(autouse=True)
   def small_chunks(self, monkeypatch):
     for place in (sharding, certainty):
-      monkeypatch.setattr(place, "chunk_rows", lambda: 64)
+      monkeypatch.setattr(place, "chunk_rows", lambda dim=1: 64)
     monkeypatch.setattr(pairwise, "TILE", 32)  # three tiles a side
 
   def world(self, std, seed=0, missing=(3, 69)):
