@@ -20,7 +20,7 @@ def flops(program: Callable, *args) -> float:
   it counts less by what meets padding: 13 % for ResNet-18 on images of 32 x 32. A step of that is
   3.33 GFLOP an example here: the published 0.56 billion multiplications, forward and twice back.
   """
-  return _count(jax.make_jaxpr(program)(*args).jaxpr)
+  return _count(jax.make_jaxpr(program)(*args))
 
 
 def _count(jaxpr) -> float:
