@@ -5,6 +5,7 @@
     accumulation   the pass itself, in chunks and over devices
     products       matrix products at full precision, symmetric ones by blocks
     sharding       how a pass walks over the examples: in chunks, over devices
+    in_place       NumPy features that a CPU reads where they lie
     columns        moments whose columns lie split over devices, for very wide problems (WIDE.md)
     centring       class means about the global mean: where NC1 to NC4 begin
     variability    NC1: within-class covariance against between-class covariance

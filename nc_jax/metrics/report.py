@@ -69,26 +69,29 @@ def measure(
   columns, given = moments.columns, head
   head = None if head is None else head.check(moments.num_classes, moments.dim, columns)
   mesh = columns or mesh
-  options = (global_mean, within, between, norm_ddof, pair_ddof, float(riesz_s), ranks, mesh)
-  values = inputs.finished(
-    _measure(moments, head, decisions, within_covariance, pairs, options), given, within_covariance
+  # Two programs, as a compiler's memory grows with the largest.
+  values = variability.measure(
+    moments, decisions, within_covariance, global_mean=global_mean, within=within, between=between
   )
+  options = (global_mean, norm_ddof, pair_ddof, float(riesz_s), ranks, mesh)
+  values |= _measure_rest(moments, head, decisions, pairs, options)
+  values = inputs.finished(values, given, within_covariance)
   return {key: values[key] for key in METRICS if key in values}  # jit sorts keys by name
 
 
-@jax.jit(static_argnums=5)
-def _measure(moments, head, decisions, covariance, pairs, options) -> dict[str, Array]:
-  global_mean, within, between, norm_ddof, pair_ddof, riesz_s, ranks, mesh = options
+@jax.jit(static_argnums=4)
+def _measure_rest(moments, head, decisions, pairs, options) -> dict[str, Array]:
+  """All but the NC1 of `variability.measure`."""
+  global_mean, norm_ddof, pair_ddof, riesz_s, ranks, mesh = options
   centred = centre(moments, global_mean)
   if pairs is None:
     pairs = pairwise.mean_statistics(
       moments, PAIRS, global_mean=global_mean, riesz_s=riesz_s, mesh=mesh
     )
-  values = variability.measure(
-    moments, decisions, covariance, global_mean=global_mean, within=within, between=between
-  )
-  values["nc1/cdnv"] = pairs["cdnv"].mean
-  values["norm/global_mean"] = jnp.linalg.norm(centred.base + centred.offset)
+  values = {
+    "nc1/cdnv": pairs["cdnv"].mean,
+    "norm/global_mean": jnp.linalg.norm(centred.base + centred.offset),
+  }
   ddof = (norm_ddof, pair_ddof)
   values |= geometry.measure("means", centred.means, centred.present, pairs, *ddof, mesh)
   values |= geometry.energies(pairs, pair_ddof)

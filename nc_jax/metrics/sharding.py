@@ -8,6 +8,9 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 
+from nc_jax.metrics import in_place
+from nc_jax.metrics.in_place import take
+
 CHUNK_BYTES = 2**27  # a chunk of examples takes no more
 
 
@@ -33,7 +36,7 @@ def chunk_rows(dim: int = 1) -> int:
 
 
 def fold_slices(
-  steps: tuple[Callable, Callable], state, arrays: tuple, least: int, place=jax.device_put
+  steps: tuple[Callable, Callable], state, arrays: tuple, least: int, place=in_place.put
 ):
   """Folds arrays into `state` by `step(state, *arrays, skip)`, NumPy arrays slice by slice.
 
@@ -56,38 +59,27 @@ def fold_slices(
   return state
 
 
-def host_slices(arrays: tuple, least: int, place=jax.device_put):
+def host_slices(arrays: tuple, least: int, place=in_place.put):
   """Yields (arrays, skip): NumPy arrays slice by slice, on the device; others in one piece.
 
-  The slices are of equal size, for one program. Where they do not fit, the last one starts early,
-  and its first `skip` rows are those that the one before it has seen.
+  In one piece too, if not of too many numbers, are those that a CPU reads where they lie. Slices
+  are of equal size, for one program. Where they do not fit, the last one starts early, and its
+  first `skip` rows are those that the one before it has seen.
   """
   if not isinstance(arrays[0], np.ndarray):
     yield arrays, 0
     return
-  size = arrays[0].shape[0]
-  count = max(1, -(-size // max(8 * chunk_rows(arrays[0].shape[1]), least)))
+  size, dim = arrays[0].shape
+  rows = max(8 * chunk_rows(dim), least)
+  if place is in_place.put and in_place.is_read_there(arrays[0]):
+    rows = max(1, in_place.MOST // dim)  # they take no memory of the device
+  count = max(1, -(-size // rows))
   rows = -(-size // count)
   for part in range(count):
     start = min(part * rows, size - rows)
     here = slice(start, start + rows)
-    sliced = jax.tree.map(lambda x, here=here: _aligned(np.asarray(x)[here]), arrays)
+    sliced = jax.tree.map(lambda x, here=here: np.asarray(x)[here], arrays)
     yield place(sliced), part * rows - start
-
-
-def _aligned(x: np.ndarray) -> np.ndarray:
-  """`x` where a CPU's device can read it in place: from a multiple of 64 bytes on.
-
-  NumPy's own large arrays begin 16 bytes off one. JAX would copy them too, but into memory whose
-  pages come one by one, which was seen to take ten times as long as these large ones.
-  """
-  in_place = x.flags.c_contiguous and x.ctypes.data % 64 == 0
-  if in_place or x.ndim < 2 or jax.default_backend() != "cpu":
-    return x
-  memory = np.empty(x.nbytes + 64, np.uint8)
-  copy = memory[-memory.ctypes.data % 64 :][: x.nbytes].view(x.dtype).reshape(x.shape)
-  copy[...] = x
-  return copy
 
 
 def scan_chunks(
@@ -106,13 +98,9 @@ def scan_chunks(
 
   def body(state, chunk):
     start = jnp.minimum(chunk * rows, size - rows)
-
-    def take(x):
-      return lax.dynamic_slice_in_dim(x, start, rows)
-
     keep = start + jnp.arange(rows) >= jnp.maximum(chunk * rows, skip)
-    keep = keep if mask is None else keep & take(mask)
-    return step(state, (take(features), take(labels), keep))
+    keep = keep if mask is None else keep & take(mask, start, rows)
+    return step(state, (take(features, start, rows), take(labels, start, rows), keep))
 
   if chunks == 1:
     return body(state, 0)[0]
@@ -125,8 +113,6 @@ def map_chunks(function: Callable, features: Array, rows: int | None = None) -> 
   chunks = max(1, -(-size // (rows or chunk_rows(features.shape[1]))))
   rows = -(-size // chunks)
   starts = jnp.minimum(jnp.arange(chunks) * rows, size - rows)
-  mapped = lax.map(
-    lambda start: function(lax.dynamic_slice_in_dim(features, start, rows)), starts
-  )
+  mapped = lax.map(lambda start: function(take(features, start, rows)), starts)
   done = (chunks - 1) * rows
   return jnp.concatenate([mapped[:-1].reshape(-1), mapped[-1, rows - (size - done) :]])

@@ -224,7 +224,7 @@ def measure(
     "nc1/trace_ratio": trace_ratio(moments, within=within, **options),
     "trace/within": trace_within(moments, within),
     "trace/between": trace_between(moments, **options),
-    "classes/present": jnp.sum(moments.count > 0),
+    "classes/present": jnp.sum(moments.count > 0).astype(moments.mean.dtype),
   }
   # The pooled scatter weighs by example; another weighing must come from another pass.
   pooled = moments.scatter is not None and within == "samples"

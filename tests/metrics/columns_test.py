@@ -198,7 +198,7 @@ class TestSizes:
     head = nc.Head(split.mean, jnp.zeros(K))
     x, y = laid(mesh, np.zeros((N, D), np.float32), EVERY), laid(mesh, np.zeros(N, int), EVERY)
     seen, about = nc.Decisions.empty(split, head), (split, head, None, jnp.zeros(K))
-    names = ("classes", "samples", "classes")
+    weighing = {"within": "samples", "between": "classes"}
     by_rows = {"by_rows": True}
     programs = {
       "accumulate": accumulation._accumulate_split.lower(
@@ -210,8 +210,9 @@ class TestSizes:
       "radii": certainty.radii.lower(split, head),
       "decide": decisions._decide_split.lower(seen, x, y, None, 0, about, **by_rows),
       "nearest": decisions._nearest_split.lower(x, split, True),
-      "measure": report._measure.lower(
-        split, head, None, None, None, (*names, 1, 0, 1.0, True, split.columns)
+      "variability": variability.measure.lower(split, global_mean="classes", **weighing),
+      "the rest of measure": report._measure_rest.lower(
+        split, head, None, None, ("classes", 1, 0, 1.0, True, split.columns)
       ),
     }
     for name, program in programs.items():

@@ -109,18 +109,19 @@ def test_a_foreign_array_that_cannot_be_read_says_why():
     nc.ClassMoments.of(OnAnotherDevice(), LABELS, 2)
 
 
-def aligned(shape, dtype):
-  """An array that JAX reads where it lies, as it does torch's: it begins at a 64th byte."""
+def aligned(shape, dtype, offset=0):
+  """An array that is read where it lies: it begins at a 64th byte as torch's do, or after it."""
   size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-  memory = np.empty(size + 64, np.uint8)
-  return memory[-memory.ctypes.data % 64 :][:size].view(dtype).reshape(shape)
+  memory = np.empty(size + 128, np.uint8)
+  return memory[-memory.ctypes.data % 64 + offset :][:size].view(dtype).reshape(shape)
 
 
-def test_a_buffer_may_take_the_next_batch_as_soon_as_a_call_returns():
+@pytest.mark.parametrize("offset", [0, 16])  # NumPy's own large arrays begin 16 bytes off
+def test_a_buffer_may_take_the_next_batch_as_soon_as_a_call_returns(offset):
   """JAX computes behind the call's back: what is read where it lies must have been read."""
   n, d, k = 8000, 256, 10
   rng = np.random.default_rng(0)
-  features, labels = aligned((n, d), np.float32), aligned(n, np.int32)
+  features, labels = aligned((n, d), np.float32, offset), aligned(n, np.int32)
   weight = aligned((k, d), np.float32)
   kept = []
 
