@@ -244,7 +244,7 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
       guess, *choice = choices(h)
     else:
       certain = ~keep | (own_distance < radii[y] ** 2)
-      number, rows = len(candidates.rivals), -(-sharding.chunk_rows(h.shape[1]) // 8)
+      number, rows = len(candidates.rivals), -(-h.shape[0] // 8)
       guess, *choice = certainty.where_needed(choices, h, y, certain, number, rows)
     closest = lax.cond(
       jnp.any(guess != y),
