@@ -9,7 +9,7 @@ from jax import Array, lax
 from nc_jax.metrics import inputs
 
 LINE = 64  # bytes; what XLA reads in place must begin at a multiple of these
-LEAST = 2**20  # bytes; less is copied as fast, and one program serves wherever it begins
+LEAST = 2**25  # bytes; less is copied fast, and so one program serves batches that begin anywhere
 MOST = 2**31 - 2 * LINE  # numbers; they are counted in int32
 
 

@@ -14,6 +14,23 @@ K = 5
 sharding = sys.modules["nc_jax.metrics.sharding"]
 
 
+@pytest.fixture(autouse=True)
+def small_arrays_too(monkeypatch):
+  monkeypatch.setattr(in_place, "LEAST", 2**20)
+
+
+def test_batches_that_begin_anywhere_share_a_program(monkeypatch):
+  monkeypatch.setattr(in_place, "LEAST", 2**25)
+  features, labels, _ = world(3000, 100)
+  empty = nc.ClassMoments.empty(K, 100)
+  kernel = sys.modules["nc_jax.metrics.accumulation"]._accumulate
+  nc.accumulate(empty, placed(features, 0), labels)
+  programs = kernel._cache_size()
+  for offset in (4, 16, 60):
+    nc.accumulate(empty, placed(features, offset), labels)
+  assert kernel._cache_size() == programs
+
+
 def placed(x, offset):
   """A copy of x that begins `offset` bytes after a line."""
   memory = np.full(x.nbytes + 2 * in_place.LINE, 0xFF, np.uint8)  # nan, whatever lies beside it
