@@ -117,7 +117,7 @@ def _of_cell(results: Results, cell: str) -> Iterator[Claim]:
     "log V(test) / fall of log V(train)",
     seeds=share_of_fall(test[:, upper:], train[:, upper:]),
     relation="<=",
-    threshold=0.2,
+    threshold=0.3,
   )
   yield claim(
     item="E4.4b",
