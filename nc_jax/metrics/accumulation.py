@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
-from nc_jax.metrics import in_place, inputs, sharding
+from nc_jax.metrics import inputs, sharding
 from nc_jax.metrics.centring import choose
 from nc_jax.metrics.moments import ClassMoments, all_reduce, merge
 from nc_jax.metrics.products import gram_blocks, join_blocks, split_blocks, squared_norms
@@ -22,7 +22,7 @@ def accumulate(
 
   Any batch size: large batches run in chunks inside one compiled call, and only the rows of
   the classes in a chunk are touched. Features in NumPy go to the device slice by slice, so they
-  may be larger than its memory; a CPU reads contiguous ones where they lie. Features that a
+  may be larger than its memory; a CPU reads large contiguous ones where they lie. Features that a
   NamedSharding splits by examples stay where they are: each device folds its own, and the moments
   are communicated once. Into moments that are split by columns, the examples travel instead, chunk
   by chunk.
@@ -49,7 +49,7 @@ def accumulate(
   given = (features, labels, mask)
   features, labels, mask = inputs.check_examples(*given, moments.num_classes, moments.dim)
   columns, examples, options = moments.columns, (features, labels, mask), {"adopt": adopt}
-  place, kernels = in_place.put, (_accumulate, _accumulate_donated)
+  place, kernels = None, (_accumulate, _accumulate_donated)
   if columns is not None:
     examples, options["by_rows"] = columns.arrange(*examples)
     place, kernels = columns.place, (_accumulate_split, _accumulate_split_donated)
@@ -83,7 +83,7 @@ def within_covariance(
   inputs.check_moments(moments)
   given = (features, labels, mask)
   features, labels, mask = inputs.check_examples(*given, moments.num_classes, moments.dim)
-  columns, examples, place = moments.columns, (features, labels, mask), in_place.put
+  columns, examples, place = moments.columns, (features, labels, mask), None
   if columns is not None:
     examples, split = columns.arrange(*examples)
     place = columns.place

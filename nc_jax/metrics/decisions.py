@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
-from nc_jax.metrics import certainty, in_place, inputs, sharding
+from nc_jax.metrics import certainty, inputs, sharding
 from nc_jax.metrics.centring import centre, logits_at_centre
 from nc_jax.metrics.columns import Columns
 from nc_jax.metrics.moments import ClassMoments, Head
@@ -142,7 +142,7 @@ def decide(
   if radii is None and certainty.pays(features.shape[0], moments.num_classes, moments.dim):
     radii = certainty.radii(moments, head)
   about = (moments, head, projection, radii)
-  examples, place, kernel = (features, labels, mask), in_place.put, _decide
+  examples, place, kernel = (features, labels, mask), None, _decide
   if columns is not None:
     examples, by_rows = columns.arrange(*examples)
     place, kernel = columns.place, functools.partial(_decide_split, by_rows=by_rows)

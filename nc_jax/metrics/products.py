@@ -47,7 +47,7 @@ def _block_edges(dim: int) -> list[int]:
 
   On a CPU narrow blocks save most, nearly half of the product, but no width that is a multiple of
   64, which is slow. An accelerator wants few and wide ones, of 512 columns at least: four are
-  10/16 of the product, in 3/4 of its time.
+  10/16 of the product.
   """
   if dim < 256:
     return [0, dim]

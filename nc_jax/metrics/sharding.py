@@ -36,7 +36,7 @@ def chunk_rows(dim: int = 1) -> int:
 
 
 def fold_slices(
-  steps: tuple[Callable, Callable], state, arrays: tuple, least: int, place=in_place.put
+  steps: tuple[Callable, Callable], state, arrays: tuple, least: int, place: Callable | None = None
 ):
   """Folds arrays into `state` by `step(state, *arrays, skip)`, NumPy arrays slice by slice.
 
@@ -48,7 +48,7 @@ def fold_slices(
     state: what has been seen so far.
     arrays: features [N, D], and what belongs to them: [N] each, or None.
     least: rows of a slice at least, so that the work outweighs the state that goes in and out.
-    place: puts a slice of the arrays on the devices.
+    place: puts a slice of the arrays on the devices; None: on JAX's own, or where they lie.
   """
   before = None
   step, following = steps
@@ -59,7 +59,7 @@ def fold_slices(
   return state
 
 
-def host_slices(arrays: tuple, least: int, place=in_place.put):
+def host_slices(arrays: tuple, least: int, place: Callable | None = None):
   """Yields (arrays, skip): NumPy arrays slice by slice, on the device; others in one piece.
 
   In one piece too, if not of too many numbers, are those that a CPU reads where they lie. Slices
@@ -71,7 +71,7 @@ def host_slices(arrays: tuple, least: int, place=in_place.put):
     return
   size, dim = arrays[0].shape
   rows = max(8 * chunk_rows(dim), least)
-  if place is in_place.put and in_place.is_read_there(arrays[0]):
+  if place is None and in_place.is_read_there(arrays[0]):
     rows = max(1, in_place.MOST // dim)  # they take no memory of the device
   count = max(1, -(-size // rows))
   rows = -(-size // count)
@@ -79,7 +79,7 @@ def host_slices(arrays: tuple, least: int, place=in_place.put):
     start = min(part * rows, size - rows)
     here = slice(start, start + rows)
     sliced = jax.tree.map(lambda x, here=here: np.asarray(x)[here], arrays)
-    yield place(sliced), part * rows - start
+    yield (place or in_place.put)(sliced), part * rows - start
 
 
 def scan_chunks(
