@@ -3,8 +3,8 @@
   python -m nc_jax.main --config=configs/cifar10.py --workdir=runs/cifar10 --config.data.dir=DIR
 
 DIR is a TFDS data folder that holds cifar10 in array_record format; `python -m nc_jax.prepare
-cifar10 --data_dir=DIR` makes one. The full recipe is for an accelerator; we ran 20 epochs of it
-(README, E4). Expect of the narrow one: train and test error 0 and 0.66, V(train) 0.006 and
+cifar10 --data_dir=DIR` makes one. The full recipe is for an accelerator; we ran short schedules
+of it (README). Expect of the narrow one: train and test error 0 and 0.66, V(train) 0.006 and
 V(test) 3.1.
 
 Variants (`--config=configs/cifar10.py:narrow`):

@@ -22,6 +22,8 @@ def cells(scale: str) -> list[dict]:
     variants = {"cross_entropy": "base", "squared_error": "squared_error"}
     found = [cell(name, digits.get_config(variant)) for name, variant in variants.items()]
     found.append(cell("no batch norm", digits.get_config("plain"), negative=True))
+    for each in found:
+      observe_log_spaced(each["config"])
   elif scale == "narrow":
     found = [
       cell("mnist/mlp/cross_entropy", mnist.get_config()),
@@ -46,6 +48,11 @@ def cell(name: str, config, negative: bool = False, **values) -> dict:
   config.checkpoint.every_epochs = max(1, config.optim.total_epochs // 10)
   config.checkpoint.max_to_keep = 1
   return {"name": name, "config": config, "values": values, "negative": negative}
+
+
+def observe_log_spaced(config):
+  """A stand-in is observed less often than the field does: its runs are short, and many."""
+  config.observe.epochs = log_spaced(config.optim.total_epochs, 24)
 
 
 def log_spaced(total: int, number: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ learn the fine ones. Scales as in configs/e1.py.
 """
 
 from configs import cifar10, digits, mnist, paper
-from configs.e1 import cell, log_spaced
+from configs.e1 import cell, log_spaced, observe_log_spaced
 
 
 def scales():
@@ -27,7 +27,7 @@ def cells(scale: str) -> list[dict]:
       config.data.label_map = (label_map,)
       config.loss.name = loss
       config.optim.peak_lr = 0.1
-      config.observe.epochs = log_spaced(config.optim.total_epochs, 32)
+      observe_log_spaced(config)
       found.append(cell(f"{label_map}, {loss}", config))
   elif scale == "narrow":
     halves, animals = mnist.get_config(), cifar10.get_config("narrow")

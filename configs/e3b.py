@@ -6,7 +6,7 @@ Trained on half of the classes; probes learn the other half. Scales as in config
 """
 
 from configs import digits, paper
-from configs.e1 import cell, log_spaced
+from configs.e1 import cell, observe_log_spaced
 
 
 def scales():
@@ -22,7 +22,7 @@ def cells(scale: str) -> list[dict]:
       config.data.train_size = 3000  # half of which are of the held-out classes
       config.data.test_size = 3000
       config.optim.peak_lr = 0.1
-      config.observe.epochs = log_spaced(config.optim.total_epochs, 32)
+      observe_log_spaced(config)
       config.loss.name = loss
       name = loss
     else:

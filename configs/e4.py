@@ -7,7 +7,7 @@ configs/e1.py.
 """
 
 from configs import cifar10, digits, mnist, paper
-from configs.e1 import cell
+from configs.e1 import cell, observe_log_spaced
 
 
 def scales():
@@ -19,6 +19,7 @@ def cells(scale: str) -> list[dict]:
     config = digits.get_config()
     config.model.depth = 8
     config.optim.peak_lr = 0.1
+    observe_log_spaced(config)
     found = [cell("depth 8, cross_entropy", config)]
   elif scale == "narrow":
     config = mnist.get_config()

@@ -1,6 +1,10 @@
-"""Compiled programs, kept on disk for the next start."""
+"""Compiled programs, kept on disk: for the next start, or the next network."""
 
+import atexit
+import functools
 import pathlib
+import shutil
+import tempfile
 
 import jax
 
@@ -32,3 +36,16 @@ def keep_in(folder: str | None):
     folder = str(path)
   jax.config.update("jax_compilation_cache_dir", folder)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST)
+
+
+@functools.cache
+def share():
+  """From now on this process compiles a program once, however many networks it builds.
+
+  For commands that build one network after another of the same shape: each compiles its programs
+  anew, and finds them in a temporary folder instead. Does nothing where programs are kept already.
+  """
+  if jax.config.jax_compilation_cache_dir is None:
+    folder = tempfile.mkdtemp(prefix="nc_jax-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    keep_in(folder)

@@ -62,3 +62,22 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
   (tmp_path / "file").touch()
   with pytest.raises(UserError, match="config.compilation_cache = .* cannot be made: "):
     compilation.keep_in(str(tmp_path / "file" / "cache"))
+
+
+def test_a_process_shares_programs_by_itself(monkeypatch, tmp_path):
+  monkeypatch.setattr(compilation.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+  jax.config.update("jax_compilation_cache_dir", None)
+  expected = result()
+  compilation_cache.reset_cache()
+  compilation.share.__wrapped__()
+  np.testing.assert_array_equal(result(), expected)
+  kept = sorted(path.name for path in tmp_path.glob("*-cache"))
+  assert any("lambda" in name for name in kept)
+  np.testing.assert_array_equal(result(), expected)
+  assert sorted(path.name for path in tmp_path.glob("*-cache")) == kept
+
+
+def test_programs_that_are_kept_already_are_not_moved(tmp_path):
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+  compilation.share.__wrapped__()
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path)

@@ -76,6 +76,7 @@ def run(jobs: Sequence[Job], workdir: pathlib.Path, most: int, say: Callable[[st
   todo = [job for job in jobs if not (job.folder / _END).exists()]
   if todo:
     compilation.keep_in(todo[0].config.compilation_cache)
+    compilation.share()
   if len(todo) < len(jobs):
     say(f"{len(jobs) - len(todo)} of {len(jobs)} runs are there already.")
   for changed in sorted({made_with.changes(job.folder) for job in jobs} - {None}):

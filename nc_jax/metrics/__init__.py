@@ -4,6 +4,7 @@
     moments        ClassMoments and Head: what one pass over the features keeps; merge, all_reduce
     accumulation   the pass itself, in chunks and over devices
     products       matrix products at full precision, symmetric ones by blocks
+    decompositions singular values right to rounding, on every kind of device
     sharding       how a pass walks over the examples: in chunks, over devices
     in_place       NumPy features that a CPU reads where they lie
     columns        moments whose columns lie split over devices, for very wide problems (WIDE.md)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve, solve_triangular
 
+from nc_jax.metrics.decompositions import thin_svd
 from nc_jax.metrics.products import HIGHEST
 
 
@@ -52,7 +53,7 @@ def spectrum(means: Array, classes: Array, scale: Array) -> Spectrum:
   """
   if means.shape[0] > means.shape[1]:
     means = jnp.linalg.qr(means, mode="r")  # same Σ_B, a [D, D] problem
-  _, values, rows = jnp.linalg.svd(means, full_matrices=False)
+  _, values, rows = thin_svd(means)
   epsilon = jnp.finfo(values.dtype).eps * jnp.maximum(classes, rows.shape[1])
   above = values > epsilon * jnp.maximum(values[0], scale)
   keep = above & (jnp.arange(values.size) < classes - 1)

@@ -80,10 +80,11 @@ def metric_replicates(
   draws = itertools.chain([[np.ones(size, np.int32)]], _resampled(size, replicates, seed))
   rows = itertools.chain.from_iterable(draws)
   about, reference = _about_means(jnp.asarray(features), jnp.asarray(labels), num_classes)
+  resample = _with_scatter if scatter else _without_scatter
   held = max(size, dim * (num_classes + dim * scatter), 1)
   parts = []
   while counts := list(itertools.islice(rows, max(1, BLOCK // held))):
-    moments = _resampled_moments(scatter, about, labels, reference, np.array(counts))
+    moments = resample(about, np.asarray(labels), reference, np.array(counts))
     parts.append(jax.device_get(_measure_each(measure, moments)))
   found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
   with np.errstate(divide="ignore", invalid="ignore"):
@@ -97,11 +98,9 @@ def _about_means(features: Array, labels: Array, num_classes: int) -> tuple[Arra
   return features.astype(means.dtype) - means[labels], means
 
 
-@jax.jit(static_argnums=0)
-def _resampled_moments(
-  scatter: bool, about: Array, labels: Array, reference: Array, counts: Array
-) -> ClassMoments:
-  """Of replicates, [R, ...] each.
+@jax.jit
+def _with_scatter(about: Array, labels: Array, reference: Array, counts: Array) -> ClassMoments:
+  """Moments of replicates, [R, ...] each.
 
   Args:
     about: [N, D] features from the reference [K, D] of their class.
@@ -118,11 +117,34 @@ def _resampled_moments(
       jnp.where(count[:, None] > 0, reference, 0),
       mean,
       total(squared_norms(z)),
-      gram(z) if scatter else None,
+      gram(z),
       jnp.zeros((), jnp.int32),
     )
 
   return lax.map(one, counts)
+
+
+def _without_scatter(about, labels, reference, counts: np.ndarray) -> ClassMoments:
+  """As `_with_scatter`, but without one: then BLAS is faster, a product for each class.
+
+      s_k = Σ w_i ‖d_i‖² − n_k ‖m_k‖²      of differences d_i from the sample's class mean
+
+  m_k is small beside the d_i, so that nothing is lost in the difference.
+  """
+  order = np.argsort(labels, kind="stable")
+  bounds = np.searchsorted(labels, np.arange(len(reference) + 1), sorter=order)
+  d, drawn = np.asarray(about)[order], counts[:, order]
+  squares = np.einsum("nd,nd->n", d, d)
+  count = np.zeros((len(counts), len(reference)), np.int32)
+  mean = np.zeros((*count.shape, d.shape[1]), d.dtype)
+  spread = np.zeros(count.shape, d.dtype)
+  for k, own in enumerate(map(slice, bounds[:-1], bounds[1:])):
+    w = drawn[:, own].astype(d.dtype)
+    n = count[:, k] = w.sum(axis=1)
+    m = mean[:, k] = w @ d[own] / np.maximum(n, 1)[:, None]
+    spread[:, k] = np.maximum(w @ squares[own] - n * np.square(m).sum(axis=1), 0)
+  reference = np.where(count[:, :, None] > 0, reference, 0)
+  return ClassMoments(count, reference, mean, spread, None, np.zeros(len(counts), np.int32))
 
 
 @jax.jit(static_argnums=0)

@@ -17,7 +17,7 @@ from nc_jax.training.data.augment import augment
 from nc_jax.training.features import Collector
 from nc_jax.training.feeds import Feed
 from nc_jax.training.measurer import Measurer, Observed, Probing
-from nc_jax.training.observe import Observation, Observer
+from nc_jax.training.observe import Observation, Observer, common_steps
 from nc_jax.training.resampling import Resampler
 from nc_jax.training.steps import (
   AXIS,
@@ -313,8 +313,14 @@ def build_measurer(
       default(probe.logistic, (1e-3,)),
       default(probe.knn, (5,)),
     )
-  axis = observed.splits["train"].axis
-  collector = Collector(apply, observer.layers, observe.batch_size, axis, devices)
+  collector = Collector(
+    apply,
+    observer.layers,
+    observe.batch_size,
+    observed.splits["train"].axis,
+    common_steps(observed.splits, observe.batch_size, devices or jax.local_devices()),
+    devices,
+  )
   resampler = None
   if observe.bootstrap is None and observe.bootstrap_nc1:
     raise UserError("config.observe.bootstrap_nc1 = True, but config.observe.bootstrap is None.")

@@ -29,11 +29,10 @@ class Collector:
     layers: whose features to collect.
     batch_size: examples per device and step.
     axis: the device axis of the feeds.
+    steps_per_call: batches that a compiled call takes.
     devices: where the feeds lie; None: all of this process. Of several processes each collects all
       examples.
   """
-
-  steps_per_call = 128  # bounds what a streamed split holds in memory at once
 
   def __init__(
     self,
@@ -41,9 +40,11 @@ class Collector:
     layers: Sequence[str],
     batch_size: int,
     axis: int | None,
+    steps_per_call: int,
     devices: Sequence | None = None,
   ):
     self._batch_size = batch_size
+    self.steps_per_call = steps_per_call
     self.devices = devices = devices or jax.local_devices()
 
     def collect(variables, images, index):

@@ -17,6 +17,8 @@ from nc_jax.training.stopping import Stopped, stop_signals
 from nc_jax.training.together import Cohort
 from nc_jax.writers import MetricsWriter
 
+MANY = 8  # epochs in one call: fewer are not worth the compilation that another T takes
+
 
 def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Console):
   """Trains to the last epoch, from the latest checkpoint if there is one.
@@ -90,7 +92,7 @@ def train(experiment: Experiment | Cohort, workdir: pathlib.Path, console: Conso
         give_up(
           run,
           f"The loss is {losses[bad, run]} at step {begin + bad}, "
-          f"epoch {begin // steps_per_epoch}",
+          f"epoch {(begin + bad) // steps_per_epoch}",
         )
     if not alive():
       kept = checkpoints.steps()
@@ -159,13 +161,25 @@ class _BrokenOff(Exception):
 
 
 def calls(experiment: Experiment | Cohort, from_step: int):
-  """The index arrays [T, L, ...] of this process for every compiled call after `from_step`."""
+  """The index arrays [T, L, ...] of this process for every compiled call after `from_step`.
+
+  A call takes a part of an epoch, or a whole one. Of very short epochs it takes as many as fill
+  it, where nothing is observed or saved in between.
+  """
   config, per_epoch = experiment.config, experiment.steps_per_epoch
-  for epoch in range(from_step // per_epoch, config.optim.total_epochs):
-    index = experiment.epoch_index(epoch)
-    if epoch == from_step // per_epoch:
-      index = index[from_step % per_epoch :]
+  total, at_once = config.optim.total_epochs, max(1, config.optim.steps_per_call // per_epoch)
+  busy = lambda epoch: (
+    epoch in experiment.observe_epochs or epoch % config.checkpoint.every_epochs == 0
+  )
+  step = from_step
+  while step < total * per_epoch:
+    epoch, into_epoch = divmod(step, per_epoch)
+    epochs = range(epoch, epoch + at_once)
+    if at_once < MANY or into_epoch or epochs.stop > total or any(map(busy, epochs[1:])):
+      epochs = epochs[:1]
+    index = np.concatenate([experiment.epoch_index(each) for each in epochs])[into_epoch:]
     yield from np.array_split(index, -(-len(index) // config.optim.steps_per_call))
+    step = epochs.stop * per_epoch
 
 
 def why_failed(folder: pathlib.Path) -> str | None:

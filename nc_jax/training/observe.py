@@ -19,6 +19,8 @@ from nc_jax.training.feeds import Feed
 from nc_jax.training.models import LOGITS, PENULTIMATE
 from nc_jax.training.steps import AXIS, TrainState
 
+MOST_STEPS = 128  # a call: bounds what a streamed split holds in memory at once
+
 
 class Row(NamedTuple):
   """One number of an observation."""
@@ -58,8 +60,6 @@ class Observer:
   Raises UserError, before anything is compiled, for a layer that the network does not tap.
   """
 
-  steps_per_call = 128  # bounds what a streamed split holds in memory at once
-
   def __init__(
     self,
     apply: Callable,
@@ -95,6 +95,7 @@ class Observer:
     self._classifier = classifier
     self._loss_of = loss_of
     self._devices = devices
+    self.steps_per_call = common_steps(feeds, batch_size, devices)
     self._about_train = jax.jit(metrics.collapse_about)
     # Both splits are fed alike, so that one program serves them.
     axis = feeds["train"].axis
@@ -247,6 +248,15 @@ class _Paced:
     jax.block_until_ready(self._before)
     self._before = dispatched
     self._pause()
+
+
+def common_steps(
+  feeds: dict[str, Feed], batch_size: int, devices: Sequence | None = None
+) -> int:
+  """As many steps as the smallest split takes, so that one compiled shape serves them all."""
+  per_step = batch_size * (len(devices) if devices else jax.device_count())
+  least = min(-(-len(feed.split) // per_step) for feed in feeds.values())
+  return min(max(least, 1), MOST_STEPS)
 
 
 def batches(

@@ -132,5 +132,5 @@ def _trace_ratio(moments: metrics.ClassMoments) -> dict:
 
 
 def _nc1_and_rank(moments: metrics.ClassMoments) -> dict:
-  ranks = spectrum.ranks(moments)
-  return variability.nc1(moments) | {"rank/numerical": ranks["rank/numerical"]}
+  rank = spectrum.numerical_rank_of_covariance(moments)
+  return variability.nc1(moments) | {"rank/numerical": rank}

@@ -65,7 +65,7 @@ class Cohort(NamedTuple):
   feed: Feed  # the train sets, one after another
   first: tuple[int, ...]  # where in it each run's begins
   program: Callable  # see `_make_program`
-  measurers: tuple[Measurer, ...]  # one per device on which runs are observed
+  measurers: tuple[Measurer, ...]  # one for each run at once; on a CPU they are the same
   observed: tuple[Observed, ...]  # of each run, on the device of measurers[run % len(measurers)]
   devices: tuple  # over which the runs are spread
   observe_epochs: tuple[int, ...]
@@ -129,7 +129,7 @@ class Cohort(NamedTuple):
     which: Sequence[int],
     pause: Callable[[], None] = lambda: None,
   ) -> Iterator[tuple[int, Observation]]:
-    """Observes some of the runs, as many at once as there are devices to observe on.
+    """Observes some of the runs, as many at once as there are measurers.
 
     `pause` as of an `Observer`, from several threads.
     """
@@ -222,18 +222,21 @@ def build(
 
 
 def observing_devices(runs: int) -> list:
-  """Where runs that are trained together are observed, each on one device.
+  """Where runs that are trained together are observed: as many at once as are listed.
 
-  But not on more virtual devices of a CPU than it has cores, each of which would compile anew.
+  An accelerator takes one after another. A virtual device of a CPU serves as many threads as there
+  are cores, and so every program is compiled for one device alone.
   """
   devices = jax.local_devices()[:runs]
-  return devices[: os.cpu_count()] if jax.default_backend() == "cpu" else devices
+  if jax.default_backend() != "cpu":
+    return devices
+  return devices[:1] * min(len(devices), os.cpu_count())
 
 
 def _observe_each(
   config, datasets, resident: bool, model, apply, loss_of, state: TrainState
 ) -> tuple[tuple[Measurer, ...], tuple[Observed, ...]]:
-  """A measurer per device, and what each run is measured on; see `Cohort`."""
+  """A measurer for each run at once, and what each run is measured on; see `Cohort`."""
   devices = observing_devices(len(datasets))
   known = {}  # runs that share a data set and a device share its feeds
   observed = []
@@ -245,11 +248,13 @@ def _observe_each(
       }
       known[id(dataset), device] = building.what_to_observe(config, dataset, feeds)
     observed.append(known[id(dataset), device])
-  measurers = tuple(
-    building.build_measurer(config, datasets[0], model, apply, loss_of, own, state, (device,))
+  measurers = {
+    device: building.build_measurer(
+      config, datasets[0], model, apply, loss_of, own, state, (device,)
+    )
     for device, own in zip(devices, observed, strict=False)
-  )
-  return measurers, tuple(observed)
+  }
+  return tuple(measurers[device] for device in devices), tuple(observed)
 
 
 def _make_program(

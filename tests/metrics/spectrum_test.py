@@ -30,6 +30,13 @@ def test_singular_values_are_descending_and_complete():
   np.testing.assert_allclose(values[:D], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("std", [1.0, 1e-2, 1e-5])
+def test_the_numerical_rank_of_the_covariance_is_that_of_the_features(std):
+  moments = nc.ClassMoments.of(*worlds.clusters(std=std, missing=(2,))[:2], K)
+  of_covariance = spectrum.numerical_rank_of_covariance(moments)
+  assert of_covariance == spectrum.ranks(moments)["rank/numerical"] > 1
+
+
 def test_by_hand():
   values = np.array([2.0, 2, 1, 0], np.float32)
   p = np.array([0.4, 0.4, 0.2])

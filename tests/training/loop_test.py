@@ -190,6 +190,24 @@ def test_training_visits_every_example_once_an_epoch_but_for_a_rest_below_a_batc
   np.testing.assert_array_equal(rest, ids[11 * 16 :])
 
 
+def test_a_call_takes_several_short_epochs_but_none_that_is_observed_or_saved():
+  config = tiny(
+    optim__total_epochs=40,
+    optim__steps_per_call=64,  # eight epochs
+    observe__epochs=(20,),
+    checkpoint__every_epochs=15,
+  )
+  experiment = building.build(config)
+  calls = list(loop.calls(experiment, 0))
+  ends = np.cumsum([len(index) for index in calls]) // 8
+  assert ends.tolist() == [8, *range(9, 21), 28, 29, 30, 38, 39, 40]
+  one_by_one = [experiment.epoch_index(epoch) for epoch in range(40)]
+  np.testing.assert_array_equal(np.concatenate(calls), np.concatenate(one_by_one))
+  for begin in (20 * 8, 30 * 8):  # a run that goes on makes the same calls
+    rest = [len(index) for index in loop.calls(experiment, begin)]
+    assert rest == [len(index) for index in calls][-len(rest) :]
+
+
 def test_the_state_does_not_depend_on_the_devices():
   state = building.build(tiny()).state
   assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))

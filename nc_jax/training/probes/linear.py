@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from nc_jax.metrics import inputs
+from nc_jax.metrics.decompositions import thin_svd
 from nc_jax.metrics.products import HIGHEST
 from nc_jax.training.probes.devices import ROWS, WHOLE, gathered, of_first, over_examples, total
 from nc_jax.training.probes.examples import examples
@@ -124,7 +125,7 @@ def factorise(z: Array, hot: Array, axes: tuple[str, ...]) -> Spectrum:
   triangle = _triangle(z, hot, share)
   if axes:
     triangle = jnp.linalg.qr(gathered(triangle, axes), mode="r")
-  left, values, right = jnp.linalg.svd(triangle[:dim, :dim])
+  left, values, right = thin_svd(triangle[:dim, :dim])
   # A dead unit has no weight, not one of rounding: it may come alive on the test split.
   right = jnp.where(jnp.any(triangle[:, :dim] != 0, axis=0), right, 0)
   targets = jnp.matmul(left.T, triangle[:dim, dim:], precision=HIGHEST)
