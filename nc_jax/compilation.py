@@ -43,9 +43,14 @@ def share():
   """From now on this process compiles a program once, however many networks it builds.
 
   For commands that build one network after another of the same shape: each compiles its programs
-  anew, and finds them in a temporary folder instead. Does nothing where programs are kept already.
+  anew, and finds them in a temporary folder instead. Does nothing where programs are kept already,
+  or no folder can be made.
   """
-  if jax.config.jax_compilation_cache_dir is None:
+  if jax.config.jax_compilation_cache_dir is not None:
+    return
+  try:
     folder = tempfile.mkdtemp(prefix="nc_jax-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    keep_in(folder)
+  except OSError:
+    return
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  keep_in(folder)
