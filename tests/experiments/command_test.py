@@ -13,7 +13,7 @@ from nc_jax.errors import UserError
 from nc_jax.experiments import runner, study
 from tests.configs import ROOT, TINY, load
 
-SMALL = TINY | {"optim.total_epochs": 6, "observe.bootstrap": 20}
+SMALL = TINY | {"optim.total_epochs": 6, "observe.epochs": None, "observe.bootstrap": 20}
 OVERRIDES = [f"--config.{key}={value}" for key, value in SMALL.items()]
 
 
