@@ -129,7 +129,8 @@ def _without_scatter(about, labels, reference, counts: np.ndarray) -> ClassMomen
 
       s_k = Σ w_i ‖d_i‖² − n_k ‖m_k‖²      of differences d_i from the sample's class mean
 
-  m_k is small beside the d_i, so that nothing is lost in the difference.
+  m_k is small beside the d_i, so that nothing is lost in the difference; of a class that only one
+  of its examples was drawn from, rounding of ‖d_i‖² is left in place of 0.
   """
   order = np.argsort(labels, kind="stable")
   bounds = np.searchsorted(labels, np.arange(len(reference) + 1), sorter=order)

@@ -63,9 +63,10 @@ def numerical_rank(values: Array) -> Array:
 
 
 def numerical_rank_of_covariance(moments: ClassMoments) -> Array:
-  """`numerical_rank` of moments, from the eigenvalues of the sum that `singular_values` avoids.
+  """`numerical_rank` of moments with a whole scatter, from eigenvalues of the total scatter.
 
-  What exceeds 1e-3 of the largest is right there too, in a third of the time.
+  `singular_values` avoids that sum for the sake of small ones; what exceeds 1e-3 of the largest is
+  right in it too, by one decomposition in place of two.
   """
   total = jnp.sum(moments.count)
   between = jnp.sqrt(sample_weights(moments) * total)[:, None] * centre(moments, "samples").means

@@ -103,6 +103,20 @@ def test_observation_does_not_depend_on_how_the_examples_are_cut(run):
       assert row.value == pytest.approx(whole[row[:3]], rel=2e-4, abs=1e-6), (batch_size, row)
 
 
+def test_splits_of_unlike_sizes_share_one_compiled_shape(run):
+  experiment, state, _, _, _ = run
+  observer = again(experiment, state, experiment.feeds, 8)  # 4 steps of 4 devices, and 3
+  fold, shapes = observer._fold, []
+
+  def noting(variables, images, labels, index, mask):
+    shapes.append(index.shape)
+    return fold(variables, images, labels, index, mask)
+
+  observer._fold = noting
+  observer(state)
+  assert shapes == [(3, 4, 8)] * 3  # 4 steps are two calls of 3
+
+
 def test_a_label_map_of_the_wrong_example_would_be_seen(run):
   """The feeds pair images with labels: shuffled labels change NC4 and the loss."""
   experiment, state, last, _, _ = run

@@ -144,3 +144,10 @@ def test_a_run_whose_last_step_before_a_save_overflows_is_given_up_alone(tmp_pat
   assert why == "A parameter is not finite after step 8, epoch 1.\n"
   assert max(place[0] for place in good) == max(place[0] for place in other) == 2
   assert max(place[0] for place in bad) == 1
+
+
+def test_on_a_cpu_runs_are_observed_on_one_device_by_a_thread_a_core(monkeypatch):
+  monkeypatch.setattr(together.os, "cpu_count", lambda: 3)
+  cohort = together.build(list("abcd"), [tiny(seed=seed) for seed in range(4)])
+  assert len(cohort.measurers) == 3 and len(set(map(id, cohort.measurers))) == 1
+  assert len({device for measurer in cohort.measurers for device in measurer.devices}) == 1
