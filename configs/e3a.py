@@ -45,5 +45,5 @@ def cells(scale: str) -> list[dict]:
       config.data.label_map = ("animals_vehicles",)
       found.append(cell(f"cifar10/resnet18, animals_vehicles, {loss}", config))
   for each in found:
-    each["config"].probe = {"target": "fine"}
+    each["config"].probe = {"target": "fine", "every_layer": ("ridge",)}
   return found

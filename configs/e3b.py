@@ -28,6 +28,6 @@ def cells(scale: str) -> list[dict]:
     else:
       config, name = paper.get_config(f"cifar10,resnet18,{loss}"), f"cifar10/resnet18/{loss}"
     config.data.held_out = (5, 6, 7, 8, 9)
-    config.probe = {"target": "held_out"}
+    config.probe = {"target": "held_out", "every_layer": ("ridge",)}
     found.append(cell(name, config))
   return found

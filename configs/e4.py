@@ -35,4 +35,5 @@ def cells(scale: str) -> list[dict]:
     ]
   for each in found:
     each["config"].probe = {"target": "fine", "epochs": (), "logistic": (), "knn": ()}
+    each["config"].observe.bootstrap_ranks = True
   return found

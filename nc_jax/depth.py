@@ -150,9 +150,9 @@ def rank_correlation(a, b) -> float:
 
 def _ranks(values: np.ndarray) -> np.ndarray:
   """Ranks about their mean, which is the same for any values."""
-  _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-  ranks = np.cumsum(counts) - (counts - 1) / 2
-  return ranks[which] - (len(values) + 1) / 2
+  ordered = np.sort(values)
+  below, up_to = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+  return (below + up_to - len(values)) / 2
 
 
 def _layers(name: str, values) -> np.ndarray:

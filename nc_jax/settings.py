@@ -19,6 +19,7 @@ from nc_jax.training.heads import HEADS
 from nc_jax.training.losses import LOSSES
 from nc_jax.training.models import MODELS, PRECISIONS, STEMS, TAP_POOLINGS
 from nc_jax.training.optim import OPTIMISERS, SCHEDULES
+from nc_jax.training.probes import KINDS
 
 _LARGEST = 2**31 - 1  # whole number of a setting: indices on devices are int32
 
@@ -201,9 +202,11 @@ SETTINGS: dict[str, Setting] = {
   "observe.max_rank_dim": _whole(0, "wider layers are measured without the ranks, which cost D^3"),
   "observe.bootstrap": _whole(1, "bootstrap replicates over examples, in replicates/, and 95 % "
                               "intervals, KEY/low and KEY/high; None: none", optional=True),
-  "observe.bootstrap_nc1": _switch("replicates of all of NC1 of the last layer's train features at "
-                                   "every observed epoch, and not of V alone; N D^2 for each",
-                                   optional=True),
+  "observe.bootstrap_nc1": _switch("replicates of all of NC1, and not of V alone: at the end of "
+                                   "every layer, at every observed epoch of the last layer's train "
+                                   "features; N D^2 for each", optional=True),
+  "observe.bootstrap_ranks": _switch("replicates of the numerical rank of every layer's train "
+                                     "features at the end; N D^2 + D^3 for each", optional=True),
   "probe.target": _name(("fine", "held_out"), "what probes of frozen features learn: the labels "
                         "before label_map, or the classes of held_out; None: no probes",
                         optional=True),
@@ -218,6 +221,10 @@ SETTINGS: dict[str, Setting] = {
                            "penalties of logistic probes; (): none; None: 0.001", optional=True),
   "probe.knn": _tuple("whole numbers >= 1", lambda x: _distinct(x, int), "numbers of nearest "
                       "neighbours; (): none; None: 5", optional=True),
+  "probe.every_layer": _tuple(f"some of {', '.join(KINDS)}",
+                              lambda x: set(x) <= set(KINDS) and len(set(x)) == len(x),
+                              "kinds of probes that every layer has, and not the last alone; "
+                              "None: all", optional=True),
   "checkpoint.every_epochs": _whole(1, "epochs between checkpoints", harmless=True),
   "checkpoint.max_to_keep": _whole(1, "checkpoints to keep, the latest; None: all", optional=True,
                                    harmless=True),

@@ -19,7 +19,7 @@ from nc_jax.experiments.penultimate import (
   gap_column,
 )
 from nc_jax.experiments.results import Cell, Results
-from nc_jax.experiments.statistics import ratio, share_of_fall
+from nc_jax.experiments.statistics import at_common_epochs, ratio, share_of_fall
 from nc_jax.figure_style import BLUE, ORANGE
 
 TITLE = "Train against test collapse along training"
@@ -203,11 +203,8 @@ def decay_epochs(optim) -> list[float]:
 
 def _train_and_test(results: Results, cell: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """(epochs [E], V(train) [S, E], V(test) [S, E]) at the epochs that both have."""
-  (train_epochs, train), (test_epochs, test) = (
-    curve(results, cell, split, V) for split in ("train", "test")
-  )
-  epochs, of_train, of_test = np.intersect1d(train_epochs, test_epochs, return_indices=True)
-  return epochs, train[:, of_train], test[:, of_test]
+  epochs, both = at_common_epochs([curve(results, cell, split, V) for split in ("train", "test")])
+  return epochs, *both
 
 
 def _at(epochs: np.ndarray, values: np.ndarray, epoch: int) -> np.ndarray:
@@ -238,13 +235,9 @@ def _over_decays(epochs: np.ndarray, values: np.ndarray, decays: list[float]) ->
 
 def _agreement(results: Results, cell: str) -> list[float]:
   """[S] the smallest rank correlation of V(train) with another NC1 of the train set."""
-  epochs, values = curve(results, cell, "train", V)
-  smallest = np.full(len(values), np.inf)
+  of_V, smallest = curve(results, cell, "train", V), np.inf
   for key in OTHER_NC1.values():
-    other_epochs, others = curve(results, cell, "train", key)
-    _, of_V, of_other = np.intersect1d(epochs, other_epochs, return_indices=True)
-    agreement = [
-      rank_correlation(x[of_V], y[of_other]) for x, y in zip(values, others, strict=True)
-    ]
+    _, both = at_common_epochs([of_V, curve(results, cell, "train", key)])
+    agreement = [rank_correlation(x, y) for x, y in zip(*both, strict=True)]
     smallest = np.minimum(smallest, agreement)  # which hands nan on
   return list(smallest)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from nc_jax.experiments import panels
 from nc_jax.experiments.results import Results
+from nc_jax.experiments.statistics import at_common_epochs
 
 
 def curves(
@@ -19,9 +20,8 @@ def curves(
   if not names:
     return [], np.empty(0, int), np.empty((len(results.seeds(cell)), 0, 0))
   found = [results.curve(cell, split, name, key) for name in names]
-  epochs = sorted(set.intersection(*({*epochs.tolist()} for epochs, _ in found)))
-  values = [of_layer[:, np.isin(all_epochs, epochs)] for all_epochs, of_layer in found]
-  return names, np.array(epochs, int), np.stack(values, axis=-1)
+  epochs, values = at_common_epochs(found)
+  return names, epochs, np.stack(values, axis=-1)
 
 
 def final(results: Results, cell: str, split: str, key: str) -> np.ndarray:

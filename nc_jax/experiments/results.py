@@ -2,12 +2,14 @@
 
 import copy
 import csv
+import itertools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from nc_jax.experiments.statistics import at_common_epochs
 from nc_jax.files import replacing
 from nc_jax.metrics import interval
 from nc_jax.training.models import LOGITS
@@ -83,26 +85,27 @@ class Results:
 
   def keys(self, cell: str, split: str, layer: str) -> list[str]:
     """What was measured of a layer, in the order of the rows, bounds included."""
-    names = (key for run in self._of(cell) for key in run.keys.get((split, layer), ()))
-    return list(dict.fromkeys(names))
+    names = (run.keys.get((split, layer), ()) for run in self._of(cell))
+    return list(dict.fromkeys(itertools.chain.from_iterable(names)))
 
   def curve(self, cell: str, split: str, layer: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     """(epochs int [E], values float64 [S, E]) at the epochs that all seeds have; E may be 0."""
-    curves = [run.curves.get((split, layer, key), {}) for run in self._of(cell)]
-    epochs = sorted(set.intersection(*map(set, curves))) if curves else []
-    values = [[curve[epoch] for epoch in epochs] for curve in curves]
-    return np.array(epochs, int), np.array(values, float).reshape(len(curves), len(epochs))
+    curves = [run.curve((split, layer, key)) for run in self._of(cell)]
+    epochs, values = at_common_epochs(curves)
+    return epochs, np.array(values).reshape(len(curves), len(epochs))
 
   def final(self, cell: str, split: str, layer: str, key: str) -> np.ndarray:
     """float64 [S]: each seed's value at its last epoch; nan where it has none there."""
-    wanted = (split, layer, key)
-    values = [run.curves.get(wanted, {}).get(run.last, np.nan) for run in self._of(cell)]
+    values = []
+    for run in self._of(cell):
+      epochs, of_one = run.curve((split, layer, key))
+      values.append(of_one[-1] if len(epochs) and epochs[-1] == run.last else np.nan)
     return np.array(values, float)
 
   def terminal_epoch(self, cell: str) -> list[int | None]:
     """Per seed: the first observed epoch with train error 0; None if there was none."""
-    curves = [run.curves.get(("train", LOGITS, "error/classifier"), {}) for run in self._of(cell)]
-    return [min((e for e, error in curve.items() if error == 0), default=None) for curve in curves]
+    curves = [run.curve(("train", LOGITS, "error/classifier")) for run in self._of(cell)]
+    return [min(epochs[errors == 0].tolist(), default=None) for epochs, errors in curves]
 
   def alone(self, seed: int) -> "Results":
     """The runs of one seed."""
@@ -123,7 +126,8 @@ class Results:
       that is nan, or would be by more than 5 % of the replicates, as an epoch that never comes.
     """
     found = np.array(statistic(self), float)
-    count = min((run.count for runs in self._ended.values() for run in runs), default=0)
+    runs = [run for of_cell in self._ended.values() for run in of_cell]
+    count = min((run.count for run in runs), default=0)
     values = [statistic(self._replicate(which)) for which in range(count)]
     values = np.array(values, float).reshape(count, found.size)
     lacking = np.isnan(found.ravel()) | (np.isnan(values).sum(axis=0) > 0.05 * count)
@@ -132,8 +136,8 @@ class Results:
     return bounds[:, 0].reshape(found.shape), bounds[:, 1].reshape(found.shape)
 
   def _replicate(self, which: int) -> "Results":
-    ended = {cell: [run.replicate(which) for run in runs] for cell, runs in self._ended.items()}
-    return self._of_runs(ended)
+    other = lambda run: run._replace(which=which)
+    return self._of_runs({cell: list(map(other, runs)) for cell, runs in self._ended.items()})
 
   def _of_runs(self, ended: dict[str, list["_Indexed"]]) -> "Results":
     other = copy.copy(self)
@@ -155,38 +159,60 @@ class Results:
     return self._ended[self.cell(cell).name]
 
 
+Place = tuple[str, str, str]  # (split, layer, key)
+
+
 class _Indexed(NamedTuple):
-  """Curves are {(split, layer, key): {epoch: value}}, and replicates [R] such values."""
+  """A run by what was measured, or one of its replicates."""
 
   seed: int
   last: int | None  # its last epoch; None without rows
   keys: Mapping[tuple[str, str], list[str]]  # of each (split, layer)
-  curves: Mapping[tuple[str, str, str], Mapping[int, float]]
-  replicates: Mapping[tuple[str, str, str], Mapping[int, np.ndarray]]
+  curves: Mapping[Place, tuple[np.ndarray, np.ndarray]]  # epochs int [E], increasing; values [E]
+  replicates: Mapping[Place, np.ndarray]  # [R, E], of those that have any
+  which: int | None = None  # the replicate; None: what was measured
+
+  def curve(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
+    """(epochs int [E], values float64 [E]); E is 0 for what was not measured."""
+    epochs, values = self.curves.get(place, _NOTHING)
+    if self.which is not None and place in self.replicates:
+      values = self.replicates[place][self.which]
+    return epochs, values
 
   @property
   def count(self) -> int:
     """R, as far as all numbers have replicates; 0 if none has."""
-    counts = (len(values) for curve in self.replicates.values() for values in curve.values())
-    return min(counts, default=0)
+    return min(map(len, self.replicates.values()), default=0)
 
-  def replicate(self, which: int) -> "_Indexed":
-    curves = dict(self.curves)
-    for where, curve in self.replicates.items():
-      curves[where] = curves[where] | {e: float(values[which]) for e, values in curve.items()}
-    return self._replace(curves=curves)
+
+_NOTHING = (np.zeros(0, int), np.zeros(0))
 
 
 def _index(run: Run) -> _Indexed:
-  curves: dict[tuple[str, str, str], dict[int, float]] = {}
+  found: dict[Place, dict[int, float]] = {}
   for epoch, split, layer, key, value in run.rows:
-    curves.setdefault((split, layer, key), {})[epoch] = value
+    found.setdefault((split, layer, key), {})[epoch] = value
   keys: dict[tuple[str, str], list[str]] = {}
-  for split, layer, key in curves:
+  for split, layer, key in found:
     keys.setdefault((split, layer), []).append(key)
-  last = max((max(curve) for curve in curves.values()), default=None)
-  replicates = {where: run.replicates[where] for where in run.replicates if where in curves}
+  last = max((max(curve) for curve in found.values()), default=None)
+  curves = {}
+  for place, curve in found.items():
+    epochs = sorted(curve)
+    curves[place] = np.array(epochs, int), np.array([curve[epoch] for epoch in epochs], float)
+  replicates = {place: run.replicates[place] for place in run.replicates if place in curves}
   seen = lambda curves: {epoch for curve in curves.values() for epoch in curve}
-  if seen(replicates) != seen(curves):
+  if seen(replicates) != seen(found):
     replicates = {}  # those of some epochs would be mixed with the plain numbers of others
+  replicates = {place: _along(*curves[place], own) for place, own in replicates.items()}
   return _Indexed(run.seed, last, keys, curves, replicates)
+
+
+def _along(epochs: np.ndarray, values: np.ndarray, own: Mapping[int, np.ndarray]) -> np.ndarray:
+  """[R, E] replicates of a curve; at epochs that have none the value itself."""
+  count = min(map(len, own.values()))
+  found = np.tile(values, (count, 1))
+  for column, epoch in enumerate(epochs.tolist()):
+    if epoch in own:
+      found[:, column] = own[epoch][:count]
+  return found

@@ -1,6 +1,22 @@
 """How curves and numbers go together: ratios and falls."""
 
+from collections.abc import Sequence
+
 import numpy as np
+
+
+def at_common_epochs(
+  curves: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, list[np.ndarray]]:
+  """Curves (epochs [E], values [..., E]), at the epochs that all of them have.
+
+  Returns: epochs int [E'], increasing, and the values [..., E'] of each; E' is 0 without curves.
+  """
+  first = curves[0][0] if curves else np.zeros(0, int)
+  if all(np.array_equal(epochs, first) for epochs, _ in curves):  # as nearly always
+    return first, [values for _, values in curves]
+  common = sorted(set.intersection(*({*epochs.tolist()} for epochs, _ in curves)))
+  return np.array(common, int), [values[..., np.isin(epochs, common)] for epochs, values in curves]
 
 
 def ratio(a, b) -> np.ndarray:

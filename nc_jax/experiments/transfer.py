@@ -14,7 +14,7 @@ from nc_jax.experiments import layers
 from nc_jax.experiments.claims import Claim, Table, measured, per_seed
 from nc_jax.experiments.penultimate import ERROR, V, curve
 from nc_jax.experiments.results import Results
-from nc_jax.experiments.statistics import ratio
+from nc_jax.experiments.statistics import at_common_epochs, ratio
 from nc_jax.training.models import LOGITS, PENULTIMATE
 
 _FLOOR = 0.02  # of accuracy, above the end
@@ -179,11 +179,10 @@ def _agreement_after_peak(accuracy: np.ndarray, collapse: np.ndarray, until_floo
 
 def _with_collapse(
   results: Results, cell: str, probe: Course, layer: str = PENULTIMATE
-) -> tuple[np.ndarray, np.ndarray]:
+) -> list[np.ndarray]:
   """A probe's accuracy [S, E] and its layer's V(test) [S, E], at the epochs that both have."""
-  epochs, collapse = results.curve(cell, "test", layer, V)
-  _, of_probe, of_V = np.intersect1d(probe.epochs, epochs, return_indices=True)
-  return probe.accuracy[:, of_probe], collapse[:, of_V]
+  collapse = results.curve(cell, "test", layer, V)
+  return at_common_epochs([(probe.epochs, probe.accuracy), collapse])[1]
 
 
 def _depth_and_drop(results: Results, cell: str, target: str) -> float:

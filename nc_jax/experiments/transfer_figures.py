@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from nc_jax.experiments import layers, panels
 from nc_jax.experiments.penultimate import ERROR, V, curve
 from nc_jax.experiments.results import Results
+from nc_jax.experiments.statistics import at_common_epochs
 from nc_jax.experiments.transfer import HEADLINE, ceiling, course, probes
 from nc_jax.figure_style import BLACK, BLUE, GREEN, ORANGE, PURPLE
 
@@ -92,11 +93,10 @@ def _scatter(results: Results, target: str) -> Figure:
   norm = _epoch_colours(results, target)
   for axes, cell in zip(axes_of, (cell.name for cell in results.cells), strict=True):
     probe = course(results, cell, target)
-    epochs, collapse = curve(results, cell, "test", V)
-    common, of_probe, of_V = np.intersect1d(probe.epochs, epochs, return_indices=True)
-    x, y = collapse[:, of_V], probe.accuracy[:, of_probe]
+    both = [curve(results, cell, "test", V), (probe.epochs, probe.accuracy)]
+    epochs, (x, y) = at_common_epochs(both)
     seen = np.isfinite(x) & np.isfinite(y) & (x > 0)
-    colour = np.broadcast_to(common, x.shape)
+    colour = np.broadcast_to(epochs, x.shape)
     axes.set_xscale("log")
     mean_x, mean_y = (panels.over_seeds(np.where(seen, values, np.nan))[0] for values in (x, y))
     axes.plot(mean_x, mean_y, color="0.6", linewidth=0.9, zorder=1)

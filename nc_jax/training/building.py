@@ -312,6 +312,7 @@ def build_measurer(
       default(probe.ridge, (1e-3,)),
       default(probe.logistic, (1e-3,)),
       default(probe.knn, (5,)),
+      default(probe.every_layer, probes.KINDS),
     )
   collector = Collector(
     apply,
@@ -322,8 +323,9 @@ def build_measurer(
     devices,
   )
   resampler = None
-  if observe.bootstrap is None and observe.bootstrap_nc1:
-    raise UserError("config.observe.bootstrap_nc1 = True, but config.observe.bootstrap is None.")
+  for key in ("bootstrap_nc1", "bootstrap_ranks"):
+    if observe.bootstrap is None and observe[key]:
+      raise UserError(f"config.observe.{key} = True, but config.observe.bootstrap is None.")
   if observe.bootstrap is not None:
     resampler = Resampler(
       observer,
@@ -332,6 +334,7 @@ def build_measurer(
       dataset.num_classes,
       observe.bootstrap,
       bool(observe.bootstrap_nc1),
+      bool(observe.bootstrap_ranks),
     )
   return Measurer(observer, collector, probing, resampler, config.optim.total_epochs)
 

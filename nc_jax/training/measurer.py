@@ -9,6 +9,7 @@ from nc_jax import metrics
 from nc_jax.training import probes
 from nc_jax.training.features import Collector
 from nc_jax.training.feeds import Feed
+from nc_jax.training.models import PENULTIMATE
 from nc_jax.training.observe import Observation, Observer, Replicates, Row
 from nc_jax.training.resampling import Resampler
 from nc_jax.training.steps import TrainState
@@ -23,6 +24,12 @@ class Probing(NamedTuple):
   ridge: tuple[float, ...]  # penalties, over the number of examples
   logistic: tuple[float, ...]  # penalties
   knn: tuple[int, ...]  # numbers of neighbours
+  every_layer: tuple[str, ...]  # kinds that every layer has, and not the penultimate alone
+
+  def of(self, layer: str) -> dict[str, tuple]:
+    """Parameters of the probes of a layer, by kind."""
+    has = lambda kind: layer == PENULTIMATE or kind in self.every_layer
+    return {kind: getattr(self, kind) if has(kind) else () for kind in probes.KINDS}
 
 
 class Observed(NamedTuple):
@@ -104,9 +111,7 @@ class Measurer:
         test.layers[layer],
         test.labels,
         own.num_classes,
-        ridge=own.ridge,
-        logistic=own.logistic,
-        knn=own.knn,
+        **own.of(layer),
         train_mask=train.mask,
         test_mask=test.mask,
       )

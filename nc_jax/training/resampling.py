@@ -19,13 +19,18 @@ class Resampler:
 
   Of the train and the test split, at every observed epoch:
 
-      nc1/trace_ratio of every layer; all of nc1 of the last layer's train features, if asked for
+      nc1/trace_ratio of every layer
       nc4/ncc_error of every layer, error/classifier
       strong/second_moment, weak/second_moment of every layer's test features
 
-  and at the end all of nc1 and rank/numerical of every layer. nc1 and ranks are pivotal; see
-  `metrics.metric_replicates`. A split's draws are the same for all of its numbers and at all
-  epochs, so that whatever is made of them can be made anew of each replicate.
+  and if asked for, at N D² a replicate,
+
+      all of nc1, of the last layer's train features, and at the end of every layer
+      rank/numerical, at the end, of every layer's train features
+
+  nc1 and ranks are pivotal; see `metrics.metric_replicates`. A split's draws are the same for all
+  of its numbers and at all epochs, so that whatever is made of them can be made anew of each
+  replicate.
 
   Args:
     observer: tells which layers have a scatter and ranks.
@@ -33,7 +38,7 @@ class Resampler:
     classifier: (params, D) -> (weight, bias), the head as a linear map.
     num_classes: K.
     replicates: R.
-    nc1_along: see above; costs N D² a replicate.
+    nc1, ranks: see above.
   """
 
   def __init__(
@@ -43,14 +48,16 @@ class Resampler:
     classifier: Callable,
     num_classes: int,
     replicates: int,
-    nc1_along: bool = False,
+    nc1: bool = False,
+    ranks: bool = False,
   ):
     self._observer = observer
     self._collector = collector
     self._classifier = classifier
     self._num_classes = num_classes
     self._replicates = replicates
-    self._nc1_along = nc1_along
+    self._nc1 = nc1
+    self._ranks = ranks
 
   def mean(self, split: str, values: np.ndarray) -> np.ndarray:
     """[R] replicates of the mean over a split's examples of values [N], in the split's order."""
@@ -115,12 +122,10 @@ class Resampler:
 
   def _measure(self, split: str, layer: str, at_end: bool) -> tuple[Callable, bool]:
     """What is asked of resampled moments, and whether these need a scatter."""
-    scatter = self._observer.has_scatter(layer)
-    if at_end:
-      return _nc1_and_rank if self._observer.has_ranks(layer) else variability.nc1, scatter
-    if self._nc1_along and (split, layer) == ("train", PENULTIMATE):
-      return variability.nc1, scatter
-    return _trace_ratio, False
+    nc1 = self._nc1 and (at_end or (split, layer) == ("train", PENULTIMATE))
+    rank = self._ranks and at_end and split == "train" and self._observer.has_ranks(layer)
+    measure = _MEASURES[nc1, rank]
+    return measure, (nc1 or rank) and self._observer.has_scatter(layer)
 
 
 # The draws of a split. Two splits may be of one size, and are drawn apart.
@@ -131,6 +136,14 @@ def _trace_ratio(moments: metrics.ClassMoments) -> dict:
   return {"nc1/trace_ratio": variability.trace_ratio(moments)}
 
 
-def _nc1_and_rank(moments: metrics.ClassMoments) -> dict:
-  rank = spectrum.numerical_rank_of_covariance(moments)
-  return variability.nc1(moments) | {"rank/numerical": rank}
+def _rank(moments: metrics.ClassMoments) -> dict:
+  return {"rank/numerical": spectrum.numerical_rank_of_covariance(moments)}
+
+
+# Whether all of nc1, and the rank, are wanted: functions of this file, compiled once each.
+_MEASURES = {
+  (False, False): _trace_ratio,
+  (False, True): lambda moments: _trace_ratio(moments) | _rank(moments),
+  (True, False): variability.nc1,
+  (True, True): lambda moments: variability.nc1(moments) | _rank(moments),
+}

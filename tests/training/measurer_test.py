@@ -18,6 +18,7 @@ OPTIONS = {
   "probe__epochs": (2,),
   "observe__bootstrap": 50,
   "observe__bootstrap_nc1": True,
+  "observe__bootstrap_ranks": True,
 }
 
 
@@ -82,8 +83,9 @@ def test_intervals_are_those_of_the_run_s_features(experiment, rows):
     ("test", "error/classifier"), ("test", "weak/second_moment"), ("test", "strong/second_moment"),
     ("test", "probe/fine/ridge/0.001"),
   }  # fmt: skip
+  assert ("train", "layer1", "rank/numerical") in bounded
   assert {key for split, layer, key in bounded if (split, layer) == ("test", "layer1")} == {
-    "nc1/pinv", "nc1/trace_ratio", "nc1/cdnv", "nc1/vci", "rank/numerical", "nc4/ncc_error",
+    "nc1/pinv", "nc1/trace_ratio", "nc1/cdnv", "nc1/vci", "nc4/ncc_error",
     "strong/second_moment", "weak/second_moment", "probe/fine/ridge/0.001", "probe/fine/ridge/0.1",
     "probe/fine/logistic/0.001", "probe/fine/knn/5", "probe/fine/ceiling",
   }  # fmt: skip
@@ -94,8 +96,9 @@ def test_intervals_are_those_of_the_run_s_features(experiment, rows):
       assert low <= rows[split, layer, key] <= high
       continue
     x, fine = features(experiment, split, layer)
+    measure, coarse = resampling._MEASURES[True, True], (fine >= 5).astype(int)
     resampled = nc.metrics.metric_replicates(
-      resampling._nc1_and_rank, x, (fine >= 5).astype(int), 2, 50, split == "test", pivotal=True
+      measure, x, coarse, 2, 50, split == "test", pivotal=True
     )[key]
     most = x.shape[1] if key.startswith("rank") else np.inf
     assert (low, high) == pytest.approx(nc.metrics.interval(np.minimum(resampled, most)), rel=1e-3)
@@ -152,8 +155,36 @@ def test_all_of_nc1_along_training_is_asked_for_apart(experiment):
   frugal = building.build(tiny(**OPTIONS | {"observe__bootstrap_nc1": None}))
   fewer = observe(experiment, 1).replicates.keys() - observe(frugal, 1).replicates.keys()
   assert fewer == {("train", "penultimate", f"nc1/{key}") for key in ("pinv", "cdnv", "vci")}
-  with pytest.raises(UserError, match="config.observe.bootstrap is None"):
-    building.build(tiny(observe__bootstrap_nc1=True))
+  assert not any(
+    key.startswith("nc1/") and key != "nc1/trace_ratio"
+    for *_, key in observe(frugal, 4).replicates
+  )
+
+
+def test_ranks_are_asked_for_apart(experiment):
+  frugal = building.build(tiny(**OPTIONS | {"observe__bootstrap_ranks": None}))
+  fewer = observe(experiment, 4).replicates.keys() - observe(frugal, 4).replicates.keys()
+  layers = experiment.measurer.observer.layers
+  assert len(layers) > 1
+  assert fewer == {("train", layer, "rank/numerical") for layer in layers}
+  alone = building.build(tiny(**OPTIONS | {"observe__bootstrap_nc1": None}))
+  of = lambda built: observe(built, 4).replicates["train", "layer1", "rank/numerical"]
+  np.testing.assert_array_equal(of(alone), of(experiment))
+
+
+@pytest.mark.parametrize("what", ["bootstrap_nc1", "bootstrap_ranks"])
+def test_replicates_of_something_need_a_bootstrap(what):
+  with pytest.raises(UserError, match=f"{what} = True, but config.observe.bootstrap is None"):
+    building.build(tiny(**{f"observe__{what}": True}))
+
+
+def test_some_kinds_of_probes_come_at_the_last_layer_alone():
+  everything = {"ridge", "logistic", "knn", "ceiling"}
+  for kinds in (("ridge",), ()):
+    frugal = building.build(tiny(**OPTIONS, probe__every_layer=kinds))
+    found = {row[:3] for row in observe(frugal, 2).rows if row.key.startswith("probe/fine/")}
+    of = lambda layer, found=found: {key.split("/")[2] for _, where, key in found if where == layer}
+    assert of("layer1") == {*kinds, "ceiling"} and of("penultimate") == everything
 
 
 def test_probes_that_cannot_be_are_refused():

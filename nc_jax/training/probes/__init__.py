@@ -9,10 +9,20 @@ examples     their arguments, checked
 devices      each device its share of the examples
 """
 
-from nc_jax.training.probes.front import ceiling, probe
+from nc_jax.training.probes.front import KINDS, ceiling, probe
 from nc_jax.training.probes.linear import Linear, ridge
 from nc_jax.training.probes.multinomial import logistic
 from nc_jax.training.probes.neighbours import knn
 from nc_jax.training.probes.standard import Standard, standardise
 
-__all__ = ["Linear", "Standard", "ceiling", "knn", "logistic", "probe", "ridge", "standardise"]
+__all__ = [
+  "KINDS",
+  "Linear",
+  "Standard",
+  "ceiling",
+  "knn",
+  "logistic",
+  "probe",
+  "ridge",
+  "standardise",
+]

@@ -15,6 +15,8 @@ from nc_jax.training.probes.multinomial import minimise
 from nc_jax.training.probes.neighbours import candidates_for, vote
 from nc_jax.training.probes.standard import fit, standard_rows
 
+KINDS = ("ridge", "logistic", "knn")
+
 
 class Probed(NamedTuple):
   """What became of one probe."""
