@@ -3,11 +3,13 @@
 `run` starts this file by its path, so that the process loads one contender and nothing else:
 
     nc_jax     nc.report without the ranks, with OPENBLAS_NUM_THREADS=1, as the README advises
+    traces     the same with scatter=False: no VCI either
     rhubarbwu  github.com/rhubarbwu/neural-collapse as its README uses it: four accumulators, three
                passes in batches of 4096, then NC1 (pinv, quotient, CDNV), NC2 (ETF error, two
                kernels), NC3 (duality error, similarities) and NC4
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -20,7 +22,8 @@ import time
 import numpy as np
 
 # What JAX's LAPACK needs so as not to wait for XLA's threads; the peer's library is another.
-SETTINGS = {"nc_jax": {"OPENBLAS_NUM_THREADS": "1"}}
+SETTINGS = dict.fromkeys(("nc_jax", "traces"), {"OPENBLAS_NUM_THREADS": "1"})
+NEEDS = {"nc_jax": (), "traces": (), "rhubarbwu": ("torch", "neural_collapse")}  # packages
 BATCH = 4096
 BUDGET = 40.0  # s; what takes a contender longer is sampled and scaled
 PAIRS = 2048  # classes of which the contender's pairwise kernels are timed, if there are more
@@ -28,8 +31,7 @@ PAIRS = 2048  # classes of which the contender's pairwise kernels are timed, if 
 
 def missing(contender: str) -> str | None:
   """What would have to be installed to run a contender; None if nothing."""
-  needs = {"nc_jax": (), "rhubarbwu": ("torch", "neural_collapse")}[contender]
-  absent = [name for name in needs if importlib.util.find_spec(name) is None]
+  absent = [name for name in NEEDS[contender] if importlib.util.find_spec(name) is None]
   return " and ".join(absent) or None
 
 
@@ -81,7 +83,7 @@ def two_passes(features, labels, num_classes: int):
   return means, spread, centred.T @ centred
 
 
-def _nc_jax(arrays, k: int, device: str, repeats: int) -> dict:
+def _nc_jax(arrays, k: int, device: str, repeats: int, scatter: bool = True) -> dict:
   import jax
 
   import nc_jax as nc
@@ -91,7 +93,8 @@ def _nc_jax(arrays, k: int, device: str, repeats: int) -> dict:
   features, labels, weight, bias = arrays
 
   def everything():
-    return nc.report(features, labels, num_classes=k, weight=weight, bias=bias, ranks=False)
+    options = {"scatter": scatter, "ranks": False}
+    return nc.report(features, labels, num_classes=k, weight=weight, bias=bias, **options)
 
   timing = interleave({"report": everything}, repeats, BUDGET)["report"]
   stats = jax.devices()[0].memory_stats() or {}
@@ -183,7 +186,8 @@ def main(contender: str, device: str, *numbers: str):
   """Prints one line of JSON: samples, compiling, scaled, device_peak; data and peak in bytes."""
   n, d, k, repeats = map(int, numbers)
   arrays = examples(n, d, k)
-  contend = {"nc_jax": _nc_jax, "rhubarbwu": _rhubarbwu}[contender]
+  traces = functools.partial(_nc_jax, scatter=False)
+  contend = {"nc_jax": _nc_jax, "traces": traces, "rhubarbwu": _rhubarbwu}[contender]
   result = contend(arrays, k, device, repeats)
   data = sum(array.nbytes for array in arrays)
   print(json.dumps(result | {"data": data, "peak": _peak()}))

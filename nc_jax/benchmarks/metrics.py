@@ -36,6 +36,7 @@ WHAT = {
   "report": "nc.report without ranks: accumulate, decide and measure",
   "numpy/two_pass": "class means in a loop over classes, then centred.T @ centred",
   "process/nc_jax": "report on NumPy arrays, in a process of its own, on one device",
+  "process/traces": "the same with scatter=False: all that rhubarbwu measures, and so no VCI",
   "process/rhubarbwu": "neural_collapse's accumulators and metrics on the same arrays, likewise",
 }
 
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the features"
   )
   parser.add_argument(
-    "--no_peers", action="store_true", help="leave out the processes nc_jax and rhubarbwu"
+    "--no_peers", action="store_true", help="leave out the processes, ours and rhubarbwu"
   )
   flags.add_arguments(parser)
   parser.add_argument(
@@ -201,7 +202,7 @@ def outside(size: Size, platform: str, repeats: int, product_s: float):
     print(f"no processes: one process at a time may hold a {platform}")
     return
   ours = None
-  for name in ("nc_jax", "rhubarbwu"):
+  for name in contenders.NEEDS:
     if absent := contenders.missing(name):
       print(f"no process/{name}: {absent} cannot be imported")
       continue

@@ -41,7 +41,7 @@ WHAT = {
   "step/alone": "a training step of one run, fed as training feeds it",
   "step": "a step of all R runs together, likewise",
   "observation/alone": "every metric of every layer of one run, on all examples of all splits",
-  "observation": "the same of all R runs, each on one of the devices",
+  "observation": "the same of all R runs, as many at once as there are devices",
 }
 
 

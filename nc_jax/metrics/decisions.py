@@ -258,9 +258,9 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
       classifier_wrong = jnp.sum(keep & (choice != y), dtype=jnp.int32)
       mismatch = jnp.sum(keep & (choice != guess), dtype=jnp.int32)
     if projection is not None:
-      own = jnp.where(placed[:, None], own, 0)
-      white = total(jnp.matmul(own, projection, precision=HIGHEST))
-      whitened = jax.ops.segment_sum(squared_norms(white), y, moments.num_classes)
+      white = squared_norms(total(jnp.matmul(own, projection, precision=HIGHEST)))
+      white = jnp.where(placed, white, 0)
+      whitened = jax.ops.segment_sum(white, y, moments.num_classes)
     new = Decisions(
       count=jnp.sum(keep, dtype=jnp.int32),
       placed=jnp.sum(placed, dtype=jnp.int32),
