@@ -2,7 +2,20 @@ import math
 
 import numpy as np
 
-from nc_jax.experiments.statistics import ratio, share_of_fall
+from nc_jax.experiments.statistics import at_common_epochs, ratio, share_of_fall
+
+
+def test_curves_meet_at_the_epochs_that_all_have():
+  a = np.array([0, 1, 5, 9]), np.array([10.0, 11, 15, 19])
+  b = np.array([1, 2, 9]), np.array([[1.0, 2, 9], [-1, -2, -9]])
+  epochs, (of_a, of_b) = at_common_epochs([a, b])
+  assert epochs.tolist() == [1, 9] and of_a.tolist() == [11, 19]
+  assert of_b.tolist() == [[1, 9], [-1, -9]]
+  epochs, (of_a,) = at_common_epochs([a])
+  assert (epochs is a[0]) and (of_a is a[1])
+  epochs, (of_a, none) = at_common_epochs([a, (np.zeros(0, int), np.zeros((3, 0)))])
+  assert epochs.shape == (0,) and of_a.shape == (0,) and none.shape == (3, 0)
+  assert at_common_epochs([])[0].shape == (0,)
 
 
 def test_ratios_at_zero():

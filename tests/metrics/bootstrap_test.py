@@ -62,6 +62,16 @@ def test_replicates_against_a_literal_bootstrap(options, scatter):
     np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-4, err_msg=key)
 
 
+def test_accelerators_get_the_scatter_that_blas_gives():
+  rng = np.random.default_rng(0)
+  rows = rng.normal(size=(60, 9)).astype(np.float32)
+  weights = rng.poisson(1, size=(5, 60)).astype(np.float32)
+  weights[0] = 0
+  expected = np.einsum("rn,nd,ne->rde", *map(np.float64, (weights, rows, rows)))
+  for of in (bootstrap._grams, bootstrap._grams_on_device):
+    np.testing.assert_allclose(of(rows, weights), expected, atol=1e-4)
+
+
 def test_pivotal_replicates_lie_as_far_on_the_other_side():
   features, labels = worlds.clusters()[:2]
   found, pivotal = (trace_ratios(features, labels, K, 41, pivotal=p) for p in (False, True))
