@@ -264,10 +264,12 @@ def test_single_probes_of_spread_features(mesh):
 def test_ridge_of_fewer_examples_a_device_than_features(mesh):
   train, labels, test, _ = world("N < D")
   spread = jax.device_put(train, NamedSharding(mesh, PartitionSpec(("a", "b"))))
-  penalties = (1e-3, 1e-9)
-  singles, several = (probes.ridge(x, labels, K, penalties) for x in (train, spread))
-  for one, two in zip(singles, several, strict=True):
-    np.testing.assert_allclose(two.weight, one.weight, atol=1e-4 * np.abs(one.weight).max())
+  # Nearly without a penalty float32 leaves 1e-4 of the weights open, more or less by processor.
+  known_to = {1e-3: 1e-5, 1e-9: 5e-4}
+  singles, several = (probes.ridge(x, labels, K, tuple(known_to)) for x in (train, spread))
+  for one, two, rounding in zip(singles, several, known_to.values(), strict=True):
+    atol = rounding * np.abs(one.weight).max()
+    np.testing.assert_allclose(two.weight, one.weight, atol=atol)
     assert disagreement(one.decide(test), two.decide(test)) <= 1 / TEST
 
 
