@@ -232,6 +232,8 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
 
   def step(state: Decisions, chunk):
     h, y, keep = chunk
+    if mask is not None:  # padding may hold anything, nan too
+      h = jnp.where(keep[:, None], h, 0)
     h = h.astype(moments.mean.dtype)
     inside = (y >= 0) & (y < moments.num_classes)
     dropped = jnp.sum(keep & ~inside, dtype=jnp.int32)

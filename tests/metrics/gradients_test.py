@@ -115,14 +115,18 @@ def test_descending_a_metric_collapses_the_features():
   assert step(features)[0] < 0.5 * before
 
 
-def test_masked_nan_padding_has_gradient_zero():
-  features = worlds.clusters(size=N).features.copy()
+@pytest.mark.parametrize("second_pass", [False, True])
+def test_masked_nan_padding_has_gradient_zero(second_pass):
+  features, labels = (x.copy() for x in worlds.clusters(size=N)[:2])
   features[5:9] = np.nan
   keep = ~np.isnan(features).any(1)
 
   def loss(x):
-    moments = nc.ClassMoments.of(x, worlds.clusters(size=N).labels, K, mask=keep)
-    return nc.metrics.variability.trace_ratio(moments)
+    moments = nc.ClassMoments.of(x, labels, K, mask=keep, scatter=False)
+    if not second_pass:
+      return nc.metrics.variability.trace_ratio(moments)
+    decisions = nc.decide(x, labels, moments, mask=keep)
+    return decisions.own_distance + nc.measure(moments, decisions=decisions)["nc1/pinv"]
 
   grad = jax.jit(jax.grad(loss))(features)
   assert np.isfinite(grad).all() and not grad[~keep].any() and grad[keep].any()
