@@ -261,15 +261,21 @@ def check_key(key: str):
 
 
 def resolve(config) -> ml_collections.FrozenConfigDict:
-  """The config, checked key by key and value by value. Raises UserError at the first misfit."""
+  """The config, checked key by key, value by value, and for keys that mean nothing without another.
+
+  Raises UserError at the first misfit.
+  """
   flat = flatten(config)
   for key in flat:
     check_key(key)
   for key, setting in SETTINGS.items():
     if key not in flat and not setting.optional:
       raise UserError(f"config.{key} is missing: {setting.meaning}.")
-  nested = _nest({key: _checked(key, flat.get(key)) for key in SETTINGS})
-  return ml_collections.FrozenConfigDict(nested)
+  checked = {key: _checked(key, flat.get(key)) for key in SETTINGS}
+  for key in ("observe.bootstrap_nc1", "observe.bootstrap_ranks"):
+    if checked[key] and checked["observe.bootstrap"] is None:
+      raise UserError(f"config.{key} = True, but config.observe.bootstrap is None.")
+  return ml_collections.FrozenConfigDict(_nest(checked))
 
 
 def _checked(key: str, value):

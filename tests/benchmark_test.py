@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -108,6 +109,17 @@ def test_the_library_compiles_in_the_first_call_only(runs):
 def test_the_process_says_its_memory(runs):
   row = rows(runs[2] / "one.csv")["process/nc_jax"]
   assert row["peak_mib"] > row["data_mib"] > 301 * 8 * 4 / 2**20
+
+
+def test_only_the_process_named_so_leaves_the_scatter_out(monkeypatch, capsys):
+  asked = []
+  monkeypatch.setattr(nc, "report", lambda *args, **options: asked.append(options["scatter"]))
+  monkeypatch.setattr(jax.config, "update", lambda *setting: None)  # the process's own affair
+  for contender in ("nc_jax", "traces"):
+    contenders.main(contender, "cpu", "20", "4", "2", "1")
+    assert set(asked) == {contender == "nc_jax"}
+    assert json.loads(capsys.readouterr().out)["data"] > 20 * 4 * 4
+    asked.clear()
 
 
 def test_the_table_explains_and_shows_every_row(runs):

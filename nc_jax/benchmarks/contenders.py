@@ -23,7 +23,7 @@ import numpy as np
 
 # What JAX's LAPACK needs so as not to wait for XLA's threads; the peer's library is another.
 SETTINGS = dict.fromkeys(("nc_jax", "traces"), {"OPENBLAS_NUM_THREADS": "1"})
-NEEDS = {"nc_jax": (), "traces": (), "rhubarbwu": ("torch", "neural_collapse")}  # packages
+CONTENDERS = {"nc_jax": (), "traces": (), "rhubarbwu": ("torch", "neural_collapse")}  # their needs
 BATCH = 4096
 BUDGET = 40.0  # s; what takes a contender longer is sampled and scaled
 PAIRS = 2048  # classes of which the contender's pairwise kernels are timed, if there are more
@@ -31,7 +31,7 @@ PAIRS = 2048  # classes of which the contender's pairwise kernels are timed, if 
 
 def missing(contender: str) -> str | None:
   """What would have to be installed to run a contender; None if nothing."""
-  absent = [name for name in NEEDS[contender] if importlib.util.find_spec(name) is None]
+  absent = [name for name in CONTENDERS[contender] if importlib.util.find_spec(name) is None]
   return " and ".join(absent) or None
 
 

@@ -202,7 +202,7 @@ def outside(size: Size, platform: str, repeats: int, product_s: float):
     print(f"no processes: one process at a time may hold a {platform}")
     return
   ours = None
-  for name in contenders.NEEDS:
+  for name in contenders.CONTENDERS:
     if absent := contenders.missing(name):
       print(f"no process/{name}: {absent} cannot be imported")
       continue

@@ -34,5 +34,5 @@ def save(folder: pathlib.Path, figures: dict[str, Figure]) -> list[pathlib.Path]
         with replacing(path, "wb") as file:
           figure.savefig(file, format=kind, dpi=DPI, metadata=metadata)
         paths.append(path)
-        figure.set_layout_engine("none")  # laid out once, for half the time is spent on that
+        figure.set_layout_engine("none")  # laid out once for all kinds: that takes long
   return paths

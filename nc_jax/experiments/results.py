@@ -16,6 +16,8 @@ from nc_jax.training.models import LOGITS
 
 COLUMNS = ("cell", "seed", "epoch", "split", "layer", "key", "value")
 
+Place = tuple[str, str, str]  # (split, layer, key)
+
 
 class Cell(NamedTuple):
   """One config of an experiment; with a seed it is a run."""
@@ -33,8 +35,8 @@ class Run(NamedTuple):
   seed: int
   rows: list[tuple[int, str, str, str, float]]  # (epoch, split, layer, key, value)
   failed: str | None = None  # why it has no end
-  # What other examples would have made of the rows: {(split, layer, key): {epoch: [R]}}.
-  replicates: Mapping[tuple[str, str, str], Mapping[int, np.ndarray]] = {}
+  # What other examples would have made of the rows: {epoch: [R]} of each number.
+  replicates: Mapping[Place, Mapping[int, np.ndarray]] = {}
 
 
 class Results:
@@ -157,9 +159,6 @@ class Results:
 
   def _of(self, cell: str) -> list["_Indexed"]:
     return self._ended[self.cell(cell).name]
-
-
-Place = tuple[str, str, str]  # (split, layer, key)
 
 
 class _Indexed(NamedTuple):

@@ -323,9 +323,6 @@ def build_measurer(
     devices,
   )
   resampler = None
-  for key in ("bootstrap_nc1", "bootstrap_ranks"):
-    if observe.bootstrap is None and observe[key]:
-      raise UserError(f"config.observe.{key} = True, but config.observe.bootstrap is None.")
   if observe.bootstrap is not None:
     resampler = Resampler(
       observer,

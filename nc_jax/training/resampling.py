@@ -140,7 +140,7 @@ def _rank(moments: metrics.ClassMoments) -> dict:
   return {"rank/numerical": spectrum.numerical_rank_of_covariance(moments)}
 
 
-# Whether all of nc1, and the rank, are wanted: functions of this file, compiled once each.
+# By whether all of nc1, and the rank, are wanted. Made once, for each is compiled once.
 _MEASURES = {
   (False, False): _trace_ratio,
   (False, True): lambda moments: _trace_ratio(moments) | _rank(moments),

@@ -89,6 +89,20 @@ def test_replicates_of_some_epochs_alone_are_not_mixed_with_plain_numbers():
   assert np.isnan(results(whole._replace(replicates=partly)).bounds(curve)).all()
 
 
+def test_a_number_with_replicates_at_its_end_alone_keeps_its_value_before():
+  """As nc1/pinv of the test set: other numbers have replicates at every epoch."""
+  whole, pinv = resampled(0, [0.5, 2]), ("test", "penultimate", "nc1/pinv")
+  own = {pinv: {9: np.array([3.0, 5])}}
+  one = results(
+    whole._replace(
+      rows=whole.rows + rows({0: 7, 9: 4}, pinv), replicates={**whole.replicates, **own}
+    )
+  )
+  assert one.curve("a", *pinv)[1].tolist() == [[7, 4]]
+  low, high = one.bounds(lambda of: of.curve("a", *pinv)[1])
+  np.testing.assert_array_equal((low, high), ([[7, 3]], [[7, 5]]))
+
+
 def test_what_comes_in_some_replicates_alone_has_no_bounds():
   """An epoch that is never reached is nan: were these left out, the rest would look certain."""
   for lacking, bounded in ((4, True), (6, False)):
