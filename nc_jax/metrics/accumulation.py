@@ -12,7 +12,14 @@ from jax.sharding import PartitionSpec
 from nc_jax.metrics import inputs, sharding
 from nc_jax.metrics.centring import choose
 from nc_jax.metrics.moments import ClassMoments, all_reduce, merge
-from nc_jax.metrics.products import gram_blocks, join_blocks, split_blocks, squared_norms
+from nc_jax.metrics.products import (
+  add_blocks,
+  gram_blocks,
+  join_blocks,
+  panels,
+  split_blocks,
+  squared_norms,
+)
 
 
 def accumulate(
@@ -115,13 +122,14 @@ def _covariance(features, labels, mask, skip, moments, within, split) -> Array:
 
   def local(features, labels, mask):
     def step(blocks, chunk):
-      more = gram_blocks(rows_of(chunk, moments))
-      return tuple(a + b for a, b in zip(blocks, more, strict=True)), None
+      rows = rows_of(chunk, moments)
+      more = gram_blocks([rows[:, own] for own in panels(moments.dim)])
+      return add_blocks(blocks, more, jnp.any(chunk[2])), None
 
     blocks = split_blocks(jnp.zeros((moments.dim, moments.dim), dtype))
     if features.shape[0] > 0:
       blocks = sharding.scan_chunks(step, blocks, features, labels, mask, skip)
-    return join_blocks(blocks)
+    return join_blocks(blocks, moments.dim)
 
   def local_columns(features, labels, mask, moments):
     def step(total, chunk):
@@ -166,7 +174,9 @@ def _fold(
   blocks = None if moments.scatter is None else split_blocks(moments.scatter)
   state = dataclasses.replace(moments, scatter=blocks)
   state = sharding.scan_chunks(step, state, features, labels, mask, skip)
-  return dataclasses.replace(state, scatter=None if blocks is None else join_blocks(state.scatter))
+  if blocks is None:
+    return state
+  return dataclasses.replace(state, scatter=join_blocks(state.scatter, moments.dim))
 
 
 _accumulate = jax.jit(_fold, static_argnames="adopt")
@@ -254,19 +264,21 @@ def _fold_chunk(
   x = features - of_class(reference)
   mean_b = total(x) / jnp.maximum(n_b, 1).astype(x.dtype)[:, None]
   delta = mean_b - seen.mean
-  z = x - of_class(mean_b - jnp.sqrt(n_a / n)[:, None] * delta)
+  shift = mean_b - jnp.sqrt(n_a / n)[:, None] * delta
+
+  def centred(own: slice) -> Array:
+    """[B, W] these columns of z, 0 for what does not count."""
+    return jnp.where(keep[:, None], x[:, own] - of_class(shift[:, own]), 0)
+
   if state.scatter is None:
-    squares, scatter = squared_norms(z), None
+    squares, scatter = squared_norms(x - of_class(shift), new=True), None
   elif columns is not None:
-    z = jnp.where(keep[:, None], z, 0)
+    z = centred(slice(None))
     squares, scatter = squared_norms(z), state.scatter + columns.product(z)
   else:
-    z = jnp.where(keep[:, None], z, 0)
-    if jax.default_backend() == "cpu":
-      # A conditional reads z from memory; fused, every column block would compute it again.
-      scatter, squares = lax.cond(jnp.any(keep), _add_products, _add_nothing, state.scatter, z)
-    else:
-      scatter, squares = _add_products(state.scatter, z)
+    parts = [centred(own) for own in panels(x.shape[1])]
+    squares = sum(map(squared_norms, parts))
+    scatter = add_blocks(state.scatter, gram_blocks(parts), jnp.any(keep))
   if columns is not None:
     squares = columns.total(squares)
   now = (n_a + n_b, reference, seen.mean + (n_b / n)[:, None] * delta, seen.spread + total(squares))
@@ -277,15 +289,6 @@ def _fold_chunk(
     ]
   dropped = state.dropped + jnp.sum(mask & ~inside, dtype=jnp.int32)
   return ClassMoments(*now, scatter, dropped, columns)
-
-
-def _add_products(scatter: tuple[Array, ...], z: Array) -> tuple[tuple[Array, ...], Array]:
-  blocks = zip(scatter, gram_blocks(z), strict=True)
-  return tuple(old + more for old, more in blocks), squared_norms(z)
-
-
-def _add_nothing(scatter: tuple[Array, ...], z: Array) -> tuple[tuple[Array, ...], Array]:
-  return scatter, jnp.zeros_like(z[:, 0])
 
 
 def _present_rows(labels: Array, num_classes: int) -> tuple[Array, Array]:

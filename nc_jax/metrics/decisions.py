@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +9,10 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from nc_jax.metrics import certainty, inputs, sharding
-from nc_jax.metrics.centring import centre, logits_at_centre
-from nc_jax.metrics.columns import Columns
+from nc_jax.metrics.candidates import Candidates
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST, squared_norms
 from nc_jax.metrics.variability import whitener
-
-CLASS_TILE = 512  # scores are held for this many classes at a time
 
 
 @jax.tree_util.register_dataclass
@@ -192,8 +188,8 @@ def _nearest_of(features, moments: ClassMoments) -> Array:
 
 @jax.jit
 def _nearest(features: Array, moments: ClassMoments) -> Array:
-  candidates = _candidates(moments)
-  return sharding.map_chunks(lambda h: _choose(candidates, h, None)[0], features)
+  candidates = Candidates.of(moments)
+  return sharding.map_chunks(lambda h: candidates.chosen_by(h)[0], features)
 
 
 @jax.jit(static_argnums=2)
@@ -204,9 +200,9 @@ def _nearest_split(features: Array, moments: ClassMoments, by_rows: bool) -> Arr
   def local(features, candidates):
     def nearest(h):
       if not by_rows:
-        return _choose(candidates, h, columns)[0]
+        return candidates.chosen_by(h, columns)[0]
       (all_,) = columns.exchange(h)
-      of_all = _choose(candidates, all_, columns)[0]
+      of_all = candidates.chosen_by(all_, columns)[0]
       return lax.dynamic_slice_in_dim(of_all, columns.index() * len(h), len(h))
 
     return sharding.map_chunks(nearest, features, columns.rows_of_chunk(features, by_rows))
@@ -214,12 +210,12 @@ def _nearest_split(features: Array, moments: ClassMoments, by_rows: bool) -> Arr
   where, *_ = columns.examples(by_rows)
   out = columns.rows if by_rows else PartitionSpec()
   local = columns.map(local, (where, columns.rows), out)
-  return local(features, _candidates(moments))
+  return local(features, Candidates.of(moments))
 
 
 def _add(seen: Decisions, features, labels, mask, skip, about) -> Decisions:
   moments, head, projection, radii = about
-  candidates = _candidates(moments, head)
+  candidates = Candidates.of(moments, head)
   return _add_about(seen, features, labels, mask, skip, (moments, candidates, projection, radii))
 
 
@@ -228,7 +224,7 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
   moments, candidates, projection, radii = about
   columns, present = moments.columns, moments.count > 0
   total = (lambda x: x) if columns is None else columns.total
-  choices = functools.partial(_choose, candidates, columns=columns)
+  choices = functools.partial(candidates.chosen_by, columns=columns)
 
   def step(state: Decisions, chunk):
     h, y, keep = chunk
@@ -240,7 +236,7 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
     keep &= inside
     y = jnp.where(keep, y, 0)
     placed = keep & present[y]
-    own = _difference(h, y, moments)
+    own = jnp.where(keep[:, None], _difference(h, y, moments), 0)
     own_distance = total(squared_norms(own))
     if radii is None:
       guess, *choice = choices(h)
@@ -260,8 +256,8 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
       classifier_wrong = jnp.sum(keep & (choice != y), dtype=jnp.int32)
       mismatch = jnp.sum(keep & (choice != guess), dtype=jnp.int32)
     if projection is not None:
-      white = squared_norms(total(jnp.matmul(own, projection, precision=HIGHEST)))
-      white = jnp.where(placed, white, 0)
+      white = total(jnp.matmul(own, projection, precision=HIGHEST))
+      white = squared_norms(jnp.where(placed[:, None], white, 0))
       whitened = jax.ops.segment_sum(white, y, moments.num_classes)
     new = Decisions(
       count=jnp.sum(keep, dtype=jnp.int32),
@@ -291,7 +287,7 @@ _decide = jax.jit(_add)
 def _decide_split(seen, features, labels, mask, skip, about, by_rows) -> Decisions:
   moments, head, projection, radii = about
   columns, whole = moments.columns, PartitionSpec()
-  about = (moments, _candidates(moments, head), projection, radii)
+  about = (moments, Candidates.of(moments, head), projection, radii)
   specs = (columns.specs(moments), columns.rows, columns.rows, whole)
   local = columns.map(
     functools.partial(_add_about, by_rows=by_rows),
@@ -317,78 +313,3 @@ def _decide_sharded(features, labels, mask, about, mesh, axes) -> Decisions:
 def _difference(features: Array, labels: Array, moments: ClassMoments) -> Array:
   """[B, D] h − μ_y through the reference, which is exact where h − μ_y would round."""
   return (features - moments.reference[labels]) - moments.mean[labels]
-
-
-class _Candidates(NamedTuple):
-  """What a feature chooses among.
-
-      argmin_k ‖h − μ_k‖² = argmax_k (h − μ_G)·m_k − ‖m_k‖²/2     m_k = μ_k − μ_G
-
-  Centred on both sides: the expanded distance would lose the decision to a common offset.
-
-  Attributes:
-    base, offset: [D], whose sum is μ_G.
-    rivals: (rows [K, D], biases [K]) of the class means and, with a head, of the head. For split
-      moments a device holds whole rows of some of the classes; see `Columns.by_classes`.
-  """
-
-  base: Array
-  offset: Array
-  rivals: list[tuple[Array, Array]]
-
-
-def _candidates(moments: ClassMoments, head: Head | None = None) -> _Candidates:
-  centred = centre(moments)
-  means, present, _, base, offset = centred
-  rivals = [(means, jnp.where(present, -jnp.sum(means**2, axis=1) / 2, -jnp.inf))]
-  if head is not None:
-    rivals.append((head.weight, logits_at_centre(centred, head)))
-  if (columns := moments.columns) is not None:
-    padded = -moments.num_classes % columns.mesh.size
-    rivals = [
-      (columns.by_classes(rows), jnp.pad(bias, (0, padded), constant_values=-jnp.inf))
-      for rows, bias in rivals
-    ]
-  return _Candidates(base, offset, rivals)
-
-
-def _choose(candidates: _Candidates, features: Array, columns: Columns | None) -> list[Array]:
-  """The nearest present class mean [B] int32 and, with a head, its choice."""
-  base, offset, rivals = candidates
-  about = (features.astype(base.dtype) - base) - offset
-  if columns is None:
-    return [best_row(about, rows, bias)[1] for rows, bias in rivals]
-  about = columns.whole(about)
-  return [columns.first_of_best(*best_row(about, rows, bias), len(bias)) for rows, bias in rivals]
-
-
-def best_row(features: Array, rows: Array, bias: Array) -> tuple[Array, Array]:
-  """[B] max_k of features·rows_k + bias_k, and its k, int32; the first of equals, by tiles."""
-  num_classes = rows.shape[0]
-
-  def best(rows: Array, bias: Array) -> tuple[Array, Array]:
-    scores = jnp.matmul(features, rows.T, precision=HIGHEST) + bias
-    # Not jnp.argmax, which a CPU runs score by score: the largest, then the first that equals it.
-    score, last = jnp.max(scores, axis=1), rows.shape[0] - 1
-    index = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
-    return score, jnp.min(jnp.where(scores == score[:, None], index, last), axis=1)
-
-  if num_classes <= 2 * CLASS_TILE:
-    return best(rows, bias)
-  tiles = -(-num_classes // CLASS_TILE)
-  width = -(-num_classes // tiles)
-
-  def step(champion, tile):
-    # The last tile starts early rather than run over; seeing a class twice changes nothing.
-    start = jnp.minimum(tile * width, num_classes - width)
-    cut = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=width)
-    score, index = best(cut(rows), cut(bias))
-    better = score > champion[0]
-    return (
-      jnp.where(better, score, champion[0]),
-      jnp.where(better, start + index, champion[1]),
-    ), None
-
-  worst = jnp.full(features.shape[0], -jnp.inf, features.dtype)
-  first = (worst, jnp.zeros_like(worst, jnp.int32))
-  return lax.scan(step, first, jnp.arange(tiles))[0]

@@ -7,52 +7,78 @@ from jax import Array, lax
 HIGHEST = lax.Precision.HIGHEST  # accelerators may otherwise round the factors
 
 
-def squared_norms(rows: Array) -> Array:
-  """[B] ‖row‖²; on a CPU a product with ones is faster than a sum over rows."""
+def squared_norms(rows: Array, *, new: bool = False) -> Array:
+  """[B] ‖row‖².
+
+  Of rows that lie in memory a CPU takes the sum fastest. `new` are those that are computed for
+  their norms alone: their squares are taken as they come, and never make a pass of their own.
+  """
+  if not new or jax.default_backend() != "cpu":
+    return jnp.sum(rows**2, axis=1)
   return jnp.matmul(rows**2, jnp.ones(rows.shape[1], rows.dtype), precision=HIGHEST)
 
 
 def gram(rows: Array) -> Array:
   """[D, D] rowsᵀ rows, from the blocks on and above the diagonal."""
-  return join_blocks(gram_blocks(rows))
+  dim = rows.shape[1]
+  return join_blocks(gram_blocks([rows[:, own] for own in panels(dim)]), dim)
 
 
-def gram_blocks(rows: Array) -> tuple[Array, ...]:
-  """The upper block rows of rowsᵀ rows: block i is rows[:, i]ᵀ rows[:, i:]."""
-  edges = _block_edges(rows.shape[1])
-  return tuple(
-    jnp.matmul(rows[:, lo:hi].T, rows[:, lo:], precision=HIGHEST)
-    for lo, hi in zip(edges[:-1], edges[1:], strict=True)
-  )
+def gram_blocks(parts: list[Array]) -> tuple[Array, ...]:
+  """The blocks of rowsᵀ rows on and above the diagonal, of rows [B, D] in their `panels`."""
+  if len(parts) > 1:
+    factors = [(part, other) for i, part in enumerate(parts) for other in parts[i:]]
+  else:
+    (rows,) = parts
+    factors = [(rows[:, own], rows[:, other]) for own, other in _blocks(rows.shape[1])]
+  return tuple(jnp.matmul(part.T, other, precision=HIGHEST) for part, other in factors)
+
+
+def add_blocks(blocks: tuple, more: tuple, some: Array) -> tuple[Array, ...]:
+  """`blocks` and `more`, which is 0 unless `some`, a bool []."""
+  if jax.default_backend() != "cpu":
+    return jax.tree.map(jnp.add, blocks, more)
+  # A CPU adds several times as fast where adding is not all that it does.
+  return jax.tree.map(lambda old, new: jnp.where(some, old + new, old), blocks, more)
 
 
 def split_blocks(scatter: Array) -> tuple[Array, ...]:
-  """The upper block rows of a symmetric [D, D] matrix, as `gram_blocks` makes them."""
-  edges = _block_edges(scatter.shape[0])
-  return tuple(scatter[lo:hi, lo:] for lo, hi in zip(edges[:-1], edges[1:], strict=True))
+  """The blocks of a symmetric [D, D] matrix, as `gram_blocks` makes them."""
+  return tuple(scatter[own, other] for own, other in _blocks(scatter.shape[0]))
 
 
-def join_blocks(blocks: tuple[Array, ...]) -> Array:
-  """The symmetric [D, D] matrix of its upper block rows."""
-  edges = _block_edges(blocks[0].shape[1])
-  rows = []
-  for i, (lo, hi) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-    left = [blocks[j][:, lo - edges[j] : hi - edges[j]].T for j in range(i)]
-    rows.append(jnp.concatenate([*left, blocks[i]], axis=1))
-  return jnp.concatenate(rows, axis=0)
+def join_blocks(blocks: tuple[Array, ...], dim: int) -> Array:
+  """The symmetric [D, D] matrix of its blocks."""
+  whole = jnp.zeros((dim, dim), blocks[0].dtype)
+  for block, (own, other) in zip(blocks, _blocks(dim), strict=True):
+    whole = whole.at[other, own].set(block.T).at[own, other].set(block)
+  return whole
 
 
-def _block_edges(dim: int) -> list[int]:
-  """Column edges of the blocks; narrow features stay in one piece.
+def panels(dim: int) -> list[slice]:
+  """Columns of the parts in which a CPU is to compute rows for `gram_blocks`, about 150 or D / 6.
 
-  On a CPU narrow blocks save most, nearly half of the product, but no width that is a multiple of
-  64, which is slow. An accelerator wants few and wide ones, of 512 columns at least: four are
-  10/16 of the product.
+  Each in memory of its own, for slices of a matrix would be copied; in whole registers of 16
+  numbers, but no multiple of 64, which is slow. An accelerator takes rows in one piece.
   """
-  if dim < 256:
-    return [0, dim]
+  count = min(6, round(dim / 150))
+  if jax.default_backend() != "cpu" or count < 2:
+    return [slice(0, dim)]
+  width = 16 * -(-dim // (16 * count))
+  return _cut(dim, width if width % 64 else width + 16)
+
+
+def _blocks(dim: int) -> list[tuple[slice, slice]]:
+  """Rows and columns of the blocks, a little more than half of the matrix.
+
+  On a CPU a panel meets itself and each one after it. An accelerator wants few and wide products,
+  of 512 columns at least, with all from their own on: four are 10/16 of the whole.
+  """
   if jax.default_backend() == "cpu":
-    width = 144 if dim < 1024 else 272
-  else:
-    width = max(512, -(-dim // 4))
-  return [*range(0, dim, width), dim]
+    parts = panels(dim)
+    return [(own, other) for i, own in enumerate(parts) for other in parts[i:]]
+  return [(own, slice(own.start, dim)) for own in _cut(dim, max(512, -(-dim // 4)))]
+
+
+def _cut(dim: int, width: int) -> list[slice]:
+  return [slice(start, min(start + width, dim)) for start in range(0, dim, width)]

@@ -14,7 +14,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from moments_test import assert_oracle, assert_same
 
 import nc_jax as nc
-from nc_jax.metrics import accumulation, certainty, columns, moments, pairwise, variability
+from nc_jax.metrics import (
+  accumulation,
+  candidates,
+  certainty,
+  columns,
+  moments,
+  pairwise,
+  variability,
+)
 from nc_jax.metrics.columns import Columns
 
 decisions, report = (sys.modules[f"nc_jax.metrics.{name}"] for name in ("decisions", "report"))
@@ -34,7 +42,7 @@ def small_pieces():
     rows = lambda dim=1: 16
     patch.setattr("nc_jax.metrics.sharding.chunk_rows", rows)
     patch.setattr(certainty, "chunk_rows", rows)
-    patch.setattr(decisions, "CLASS_TILE", 3)
+    patch.setattr(candidates, "CLASS_TILE", 3)
     patch.setattr(pairwise, "TILE", 8)
     patch.setattr(pairwise, "FEW", 0)
     yield

@@ -8,8 +8,7 @@ import pytest
 import worlds
 
 import nc_jax as nc
-from nc_jax.metrics import certainty, pairwise, sharding
-from nc_jax.metrics import decisions as module
+from nc_jax.metrics import candidates, certainty, pairwise, sharding
 
 K, D, N = worlds.K, worlds.D, worlds.N
 
@@ -86,7 +85,7 @@ def test_tiles_of_classes_change_nothing(monkeypatch):
   moments, head = of(world), nc.Head(world.weight, world.bias)
   whole = nc.decide(*world[:2], moments, head)
   for tile in (1, 3):
-    monkeypatch.setattr(module, "CLASS_TILE", tile)
+    monkeypatch.setattr(candidates, "CLASS_TILE", tile)
     tiled = jax.jit(lambda: nc.decide(*world[:2], moments, head))()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), tiled, whole)
 
