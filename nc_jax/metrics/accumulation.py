@@ -2,24 +2,16 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
-from nc_jax.metrics import inputs, sharding
+from nc_jax.metrics import fold, inputs, sharding
 from nc_jax.metrics.centring import choose
 from nc_jax.metrics.moments import ClassMoments, all_reduce, merge
-from nc_jax.metrics.products import (
-  add_blocks,
-  gram_blocks,
-  join_blocks,
-  panels,
-  split_blocks,
-  squared_norms,
-)
+from nc_jax.metrics.products import add_blocks, gram_blocks, join_blocks, panels, split_blocks
 
 
 def accumulate(
@@ -167,16 +159,14 @@ def _fold(
     h, y, keep = chunk
     if mask is not None:  # padding may hold anything, nan too
       h = jnp.where(keep[:, None], h, 0)
-    return _fold_chunk(state, h.astype(moments.mean.dtype), y, keep, adopt), None
+    return fold.chunk(state, h.astype(moments.mean.dtype), y, keep, adopt), None
 
+  state = fold.opened(moments)
   if moments.columns is not None:
-    return moments.columns.scan(step, moments, features, labels, mask, skip, by_rows)
-  blocks = None if moments.scatter is None else split_blocks(moments.scatter)
-  state = dataclasses.replace(moments, scatter=blocks)
-  state = sharding.scan_chunks(step, state, features, labels, mask, skip)
-  if blocks is None:
-    return state
-  return dataclasses.replace(state, scatter=join_blocks(state.scatter, moments.dim))
+    state = moments.columns.scan(step, state, features, labels, mask, skip, by_rows)
+  else:
+    state = sharding.scan_chunks(step, state, features, labels, mask, skip)
+  return fold.closed(state, moments.dim)
 
 
 _accumulate = jax.jit(_fold, static_argnames="adopt")
@@ -211,101 +201,3 @@ def _accumulate_sharded(moments, features, labels, mask, mesh, axes, adopt) -> C
   specs = (whole, rows, rows, rows)
   local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
   return merge(moments, local(moments, features, labels, mask))
-
-
-class _Classes(NamedTuple):
-  """What a chunk reads of the state, a row per class or per class in the chunk."""
-
-  count: Array
-  reference: Array
-  mean: Array
-  spread: Array
-  adopt: Array
-
-
-def _fold_chunk(
-  state: ClassMoments, features: Array, labels: Array, mask: Array, adopt: Array
-) -> ClassMoments:
-  """One chunk into the state, whose scatter is kept as upper block rows; or, of split moments,
-  one device's columns of a chunk into its part of them.
-
-  Chan's merge adds w δδᵀ per class to the scatter. Here the rows of each class are instead
-  centred on a point between the chunk's mean m_b and the running mean m_a, δ = m_b − m_a,
-
-      z = x − m_b + √(n_a / n) δ        Σ z zᵀ = Σ (x − m_b)(x − m_b)ᵀ + (n_a n_b / n) δδᵀ
-
-  so that one product zᵀz carries both terms, whatever the number of classes.
-  """
-  num_classes, size, columns = state.count.shape[0], features.shape[0], state.columns
-  inside = (labels >= 0) & (labels < num_classes)
-  keep = mask & inside
-  seen = _Classes(state.count, state.reference, state.mean, state.spread, adopt)
-  slots = min(num_classes, size)
-  if slots < num_classes:
-    rows, labels = _present_rows(jnp.where(keep, labels, num_classes), num_classes)
-    seen = jax.tree.map(lambda x: x.at[rows].get(mode="fill", fill_value=0), seen)
-  # Beyond the last slot: segment sums drop it, lookups clip it. A [B, D] select costs more.
-  labels = jnp.where(keep, labels, slots)
-
-  def total(x):
-    return jax.ops.segment_sum(x, labels, slots)
-
-  def of_class(x):
-    return x.at[labels].get(mode="clip")
-
-  n_a, n_b = seen.count, total(jnp.ones_like(labels))
-  n = jnp.maximum(n_a + n_b, 1).astype(features.dtype)
-  # A new class is measured from its first example: exact, and one class width from the mean.
-  first = jax.ops.segment_min(jnp.arange(size), labels, slots)
-  new = seen.adopt & (n_a == 0) & (n_b > 0)
-  example = features.at[first].get(mode="clip")
-  reference = jnp.where(new[:, None], lax.stop_gradient(example), seen.reference)
-
-  x = features - of_class(reference)
-  mean_b = total(x) / jnp.maximum(n_b, 1).astype(x.dtype)[:, None]
-  delta = mean_b - seen.mean
-  shift = mean_b - jnp.sqrt(n_a / n)[:, None] * delta
-
-  def centred(own: slice) -> Array:
-    """[B, W] these columns of z, 0 for what does not count."""
-    return jnp.where(keep[:, None], x[:, own] - of_class(shift[:, own]), 0)
-
-  if state.scatter is None:
-    squares, scatter = squared_norms(x - of_class(shift), new=True), None
-  elif columns is not None:
-    z = centred(slice(None))
-    squares, scatter = squared_norms(z), state.scatter + columns.product(z)
-  else:
-    parts = [centred(own) for own in panels(x.shape[1])]
-    squares = sum(map(squared_norms, parts))
-    scatter = add_blocks(state.scatter, gram_blocks(parts), jnp.any(keep))
-  if columns is not None:
-    squares = columns.total(squares)
-  now = (n_a + n_b, reference, seen.mean + (n_b / n)[:, None] * delta, seen.spread + total(squares))
-  if slots < num_classes:
-    old = (state.count, state.reference, state.mean, state.spread)
-    now = [
-      x.at[rows].set(y, mode="drop", unique_indices=True) for x, y in zip(old, now, strict=True)
-    ]
-  dropped = state.dropped + jnp.sum(mask & ~inside, dtype=jnp.int32)
-  return ClassMoments(*now, scatter, dropped, columns)
-
-
-def _present_rows(labels: Array, num_classes: int) -> tuple[Array, Array]:
-  """The classes in a chunk, as rows of the state.
-
-  Args:
-    labels: [B] class of each example, num_classes for one that does not count.
-    num_classes: K.
-
-  Returns:
-    rows: [B] int32, class of each slot, all distinct; unused slots lie beyond K.
-    slot: [B] int32, slot of each example.
-  """
-  size = labels.shape[0]
-  order = jnp.argsort(labels)
-  ordered = labels[order]
-  starts = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
-  rank = jnp.cumsum(starts, dtype=jnp.int32) - 1
-  rows = num_classes + 1 + jnp.arange(size, dtype=jnp.int32)
-  return rows.at[rank].set(ordered), jnp.zeros_like(rank).at[order].set(rank)

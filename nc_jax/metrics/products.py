@@ -51,7 +51,8 @@ def join_blocks(blocks: tuple[Array, ...], dim: int) -> Array:
   """The symmetric [D, D] matrix of its blocks."""
   whole = jnp.zeros((dim, dim), blocks[0].dtype)
   for block, (own, other) in zip(blocks, _blocks(dim), strict=True):
-    whole = whole.at[other, own].set(block.T).at[own, other].set(block)
+    for part, corner in ((block.T, (other.start, own.start)), (block, (own.start, other.start))):
+      whole = lax.dynamic_update_slice(whole, part, corner)
   return whole
 
 
