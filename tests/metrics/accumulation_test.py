@@ -93,13 +93,14 @@ def test_slices_leave_the_moments_that_came_in_alone(small_slices):
   np.testing.assert_array_equal(after.count, 2 * np.asarray(before.count))  # not donated away
 
 
+@pytest.mark.parametrize("dim", [14, 301])  # 301 is two panels
 @pytest.mark.parametrize("num_classes", [32, 33, 100])
-def test_chunks_of_fewer_rows_than_classes(small_chunks, num_classes):
+def test_chunks_of_fewer_rows_than_classes(small_chunks, num_classes, dim):
   rng = np.random.default_rng(0)
   labels = rng.integers(0, num_classes, N).astype(np.int32)
-  features = rng.normal(size=(num_classes, 14))[labels] + 1e-3 * rng.normal(size=(N, 14))
+  features = rng.normal(size=(num_classes, dim))[labels] + 1e-3 * rng.normal(size=(N, dim))
   features = features.astype(np.float32)
-  moments = nc.ClassMoments.empty(num_classes, 14)
+  moments = nc.ClassMoments.empty(num_classes, dim)
   for part in (slice(0, 100), slice(100, 100), slice(100, N)):
     moments = nc.accumulate(moments, features[part], labels[part])
   assert_oracle(moments, features, labels)
@@ -122,11 +123,15 @@ def test_a_masked_example_is_an_absent_one(num_classes):
   assert_same(moments(features, labels, ~keep & False), nc.ClassMoments.empty(num_classes, D))
 
 
-def test_wide_features_use_symmetric_blocks():
-  world = worlds.clusters(dim=300, std=0.1)  # 300 is no multiple of the number of blocks
+@pytest.mark.parametrize("std", [0.1, 1e-4])
+def test_wide_features_go_in_panels(small_chunks, std):
+  world = worlds.clusters(dim=303, std=std, offset=1.0)  # no multiple of the number of panels
   moments = of(world)
   assert_oracle(moments, world.features, world.labels)
   np.testing.assert_array_equal(moments.scatter, moments.scatter.T)
+  without = of(world, scatter=False)
+  np.testing.assert_array_equal(without.mean, moments.mean)
+  np.testing.assert_allclose(without.spread, moments.spread, rtol=1e-6)
 
 
 class Foreign:
