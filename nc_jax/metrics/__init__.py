@@ -3,7 +3,8 @@
     inputs         the front door: arrays from any framework, checked before anything is traced
     moments        ClassMoments and Head: what one pass over the features keeps; merge, all_reduce
     accumulation   the pass itself, in chunks and over devices
-    products       matrix products at full precision, symmetric ones by blocks
+    fold           one chunk of it, panel of columns by panel
+    products       matrix products at full precision, symmetric ones by panels and blocks
     decompositions singular values right to rounding, on every kind of device
     sharding       how a pass walks over the examples: in chunks, over devices
     in_place       NumPy features that a CPU reads where they lie
@@ -14,6 +15,7 @@
     geometry       NC2: equal norms, equal angles, the simplex ETF, hyperspherical energies
     pairwise       sums over class pairs by tiles, never a [K, K] array
     duality        NC3: class means against classifier rows
+    candidates     what a feature chooses among: class means and the head's classes
     certainty      where NC4 needs no scores
     decisions      NC4: the nearest class mean against the labels and the classifier
     spectrum       effective, stable, numerical and nuclear rank of the features

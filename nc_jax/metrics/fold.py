@@ -31,7 +31,7 @@ def opened(moments: ClassMoments) -> ClassMoments:
   if moments.scatter is not None:
     state = dataclasses.replace(state, scatter=split_blocks(moments.scatter))
   if moments.num_classes <= sharding.chunk_rows(moments.dim):
-    cut = {"reference": _cut(moments.reference), "mean": _cut(moments.mean)}
+    cut = {"reference": _in_panels(moments.reference), "mean": _in_panels(moments.mean)}
     state = dataclasses.replace(state, **cut)
   return state
 
@@ -43,7 +43,7 @@ def closed(state: ClassMoments, dim: int) -> ClassMoments:
   return dataclasses.replace(state, scatter=scatter, **whole)
 
 
-def _cut(x: Array) -> tuple[Array, ...]:
+def _in_panels(x: Array) -> tuple[Array, ...]:
   return tuple(x[:, own] for own in panels(x.shape[1]))
 
 
@@ -113,7 +113,7 @@ def chunk(
     z = x - of_class(mean_b - jnp.sqrt(n_a / n)[:, None] * delta)
     return reference, mean + (n_b / n)[:, None] * delta, z
 
-  cut = _cut if columns is None else lambda x: (x,)
+  cut = _in_panels if columns is None else lambda x: (x,)
   given = (features, seen.reference, seen.mean)
   given = (x if isinstance(x, tuple) else cut(x) for x in given)
   references, means, parts = zip(*map(panel, *given), strict=True)
