@@ -84,7 +84,7 @@ def test_moments_with_and_without_scatter_do_not_mix():
   world = worlds.clusters()
   without = of(world, scatter=False)
   assert without.scatter is None
-  np.testing.assert_allclose(without.spread, of(world).spread, rtol=1e-6)
+  np.testing.assert_allclose(without.spread, of(world).spread, rtol=1e-5)
   with pytest.raises(ValueError, match="with and without scatter"):
     nc.merge(without, of(world))
   with pytest.raises(ValueError, match=r"got \[7, 12\] and \[7, 11\]"):
