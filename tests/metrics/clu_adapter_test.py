@@ -44,6 +44,7 @@ def test_sequential_merge():
   assert_same(metrics.compute(), world)
 
 
+@pytest.mark.usefixtures("four_devices")
 def test_gathered_and_reduced_over_devices():
   world = worlds.clusters(std=0.1)
   batches = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), outputs(world))

@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 import worlds
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from moments_test import assert_oracle, assert_same
 
 import nc_jax as nc
@@ -46,13 +46,6 @@ def small_pieces():
     patch.setattr(pairwise, "TILE", 8)
     patch.setattr(pairwise, "FEW", 0)
     yield
-
-
-@pytest.fixture(scope="module")
-def mesh():
-  if jax.device_count() < 4:
-    pytest.skip("needs 4 devices: tests/conftest.py asks for them")
-  return Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("a", "b"))
 
 
 def laid(mesh, x, *axes):

@@ -7,20 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import worlds
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from moments_test import assert_oracle, assert_same, of
 
 import nc_jax as nc
 from nc_jax.metrics import accumulation, pairwise, sharding
 
 K, D, N = worlds.K, worlds.D, worlds.N
-
-
-@pytest.fixture(scope="module")
-def mesh():
-  if jax.device_count() < 4:
-    pytest.skip("needs 4 devices: tests/conftest.py asks for them")
-  return Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("a", "b"))
 
 
 def spread(mesh, x, *axes):
