@@ -4,7 +4,7 @@
     train       the command `train`: steps and observations of a config
     together    the command `together`: runs trained together beside runs alone
     scaling     the command `scaling`: the same work on one device, two, four, ...
-  jobs        what takes turns with other work, here or in a process of its own
+    jobs        what takes turns with other work, here or in a process of its own
     sizes       S1 to S5, and whether they fit the memory
     flags       what the commands are asked
     flops       the work of a compiled program
@@ -13,5 +13,5 @@
     contenders  everything in a process of its own, ours and other people's, with its memory
     table       rows to stdout and to CSV
     chart       the rows of `metrics` as bars (needs matplotlib)
-  scaling_chart  those of `scaling` as lines, likewise
+    scaling_chart  those of `scaling` as lines, likewise
 """
