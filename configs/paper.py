@@ -10,9 +10,8 @@ Learning rates: 0.0679 for ResNet-18 with cross-entropy and 0.0184 with squared 
 published tuned values for CIFAR-10. For everything else no tuned value is known to us: the same two
 are used; tune them with `python -m nc_jax.sweep`, as the field does on 25 values in [1e-4, 0.25].
 
-For an accelerator. We ran ResNet-18 on CIFAR-10 for 44 and 50 epochs only (README): with
-model.precision=bfloat16 an H200 took 103 steps a second of three seeds, at which 350 epochs of one
-last 8 minutes. To expect elsewhere, by count: hours of one run on a device that does 10 TFLOP/s;
+For an accelerator. We ran ResNet-18 on CIFAR-10, once for all 350 epochs (README): one seed of E3a
+with model.precision=bfloat16 took 9 minutes on an H200. To expect elsewhere, by count: hours of one run on a device that does 10 TFLOP/s;
 measure yours by `python -m nc_jax.benchmark train --config=configs/paper.py:VARIANT`. Observations
 come on top.
 
