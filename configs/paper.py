@@ -11,9 +11,9 @@ published tuned values for CIFAR-10. For everything else no tuned value is known
 are used; tune them with `python -m nc_jax.sweep`, as the field does on 25 values in [1e-4, 0.25].
 
 For an accelerator. We ran ResNet-18 on CIFAR-10, once for all 350 epochs (README): one seed of E3a
-with model.precision=bfloat16 took 9 minutes on an H200. To expect elsewhere, by count: hours of one run on a device that does 10 TFLOP/s;
-measure yours by `python -m nc_jax.benchmark train --config=configs/paper.py:VARIANT`. Observations
-come on top.
+with model.precision=bfloat16 took 9 minutes on an H200. To expect elsewhere, by count: hours of one
+run on a device that does 10 TFLOP/s; measure yours by `python -m nc_jax.benchmark train
+--config=configs/paper.py:VARIANT`. Observations come on top.
 
               GFLOP a train image   hours: MNIST  Fashion  CIFAR-10, -100  SVHN  STL-10
   resnet18            3.33                  1.4      1.6        1.6         1.5    0.2

@@ -72,7 +72,8 @@ def build(
     width, depth, batch_norm, stem: options of the network; None is the published value. The stem is
       "small" for images below 64 pixels and "imagenet" from there on.
     remat: compute the inside of blocks once more for the gradient, instead of keeping it; None: no.
-    dtype: what convolutions and matrix products compute in, "float32" or "bfloat16".
+    dtype: what convolutions and matrix products compute in, "float32" or "bfloat16". Accelerators
+      round the factors of the former too, unless jax_default_matmul_precision says otherwise.
     axis_name: the device axis over which batch statistics are averaged.
 
   Raises UserError for an unknown name, an option that this network does not have, a bad value, or
