@@ -12,6 +12,7 @@ from nc_jax.metrics.centring import centre, choose
 from nc_jax.metrics.columns import mesh_beyond
 from nc_jax.metrics.decisions import Decisions, decide
 from nc_jax.metrics.moments import ClassMoments, Head
+from nc_jax.metrics.sharding import sent_once
 
 PAIRS = ("equiangular", "one_minus_cosine", "log", "riesz", "cdnv")  # of a pair of class means
 
@@ -142,6 +143,7 @@ def report(
   head = None if weight is None else Head(weight, bias)
   features = inputs.as_real(features, "features")
   mesh = mesh_beyond(options.get("mesh"), num_classes, features, scatter)
+  features = features if mesh else sent_once(features)
   moments = ClassMoments.of(features, labels, num_classes, mask=mask, scatter=scatter, mesh=mesh)
   centring = {key: options[key] for key in ("global_mean", "between") if key in options}
   project = not scatter and moments.decomposable

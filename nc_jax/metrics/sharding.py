@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 
-from nc_jax.metrics import in_place
+from nc_jax.metrics import in_place, inputs
 from nc_jax.metrics.in_place import take
 
 CHUNK_BYTES = 2**27  # a chunk of examples takes no more
@@ -33,6 +33,23 @@ def chunk_rows(dim: int = 1) -> int:
   """Rows of D features per step: few, which stay in a CPU's cache; many, to fill an accelerator."""
   most = 1024 if jax.default_backend() == "cpu" else 65536
   return max(1, min(most, CHUNK_BYTES // (4 * dim)))
+
+
+def sent_once(features):
+  """Features of several passes: those in NumPy on JAX's device, if they fit a quarter of its room.
+
+  Else every pass sends them anew, slice by slice; a CPU reads them where they lie.
+  """
+  if not isinstance(features, np.ndarray) or jax.default_backend() == "cpu":
+    return features
+  itemsize = min(features.itemsize, inputs.float_dtype().itemsize)  # JAX converts wider ones
+  return jax.device_put(features) if features.size * itemsize <= _room() / 4 else features
+
+
+def _room() -> int:
+  """Bytes free on JAX's device; 0 where it does not say."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
 
 
 def fold_slices(

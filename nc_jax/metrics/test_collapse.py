@@ -11,6 +11,7 @@ from nc_jax.metrics.catalogue import METRICS
 from nc_jax.metrics.columns import mesh_beyond
 from nc_jax.metrics.decisions import Decisions, decide, nearest_class
 from nc_jax.metrics.moments import ClassMoments, Head
+from nc_jax.metrics.sharding import sent_once
 
 
 def collapse_about(
@@ -113,7 +114,10 @@ def test_collapse(
   centring = {"global_mean": global_mean, "between": between}
   conventions = {"centring": centring, "within": within, "mesh": mesh}
   train_features = inputs.as_real(train_features, "train_features")
+  test_features = inputs.as_real(test_features, "test_features")
   over = mesh_beyond(mesh, num_classes, train_features, scatter)
+  if over is None:
+    train_features, test_features = sent_once(train_features), sent_once(test_features)
 
   def moments_of(features, labels, mask):
     options = {"mask": mask, "scatter": scatter, "mesh": over}

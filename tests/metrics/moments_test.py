@@ -30,7 +30,7 @@ def assert_same(a, b, rtol=1e-5):
 
 
 def assert_repeated(ours, theirs):
-  """The same bits of a computation done twice; a GPU adds up in no fixed order, and so rounds anew."""
+  """The same bits of what is done twice; a GPU adds up in no fixed order, and so rounds anew."""
   if jax.default_backend() == "cpu":
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     return

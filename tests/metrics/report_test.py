@@ -10,7 +10,7 @@ import pytest
 import worlds
 
 import nc_jax as nc
-from nc_jax.metrics import variability
+from nc_jax.metrics import in_place, sharding, variability
 
 TEST_ONLY = {key for key, row in nc.METRICS.items() if "test" in row.needs}
 ALL = [key for key in nc.METRICS if key not in TEST_ONLY]
@@ -283,3 +283,23 @@ class TestCalls:
     stack = jax.tree.map(lambda x: x[None], nc.ClassMoments.empty(3, 4))
     with pytest.raises(ValueError, match=r"must have shape \[K, D\]; got \[1, 3, 4\]"):
       nc.measure(stack)
+
+
+@pytest.mark.parametrize("call", ["report", "test_collapse"])
+@pytest.mark.parametrize("room, once", [(4, True), (3, False)])  # of the features' size
+def test_an_accelerator_with_room_is_sent_features_once(call, room, once, monkeypatch):
+  world = worlds.clusters()
+  data = (world.features.astype(np.float64), world.labels)  # JAX makes them float32
+  run = {
+    "report": lambda: nc.report(*data, num_classes=worlds.K),
+    "test_collapse": lambda: nc.test_collapse(*data, *data, num_classes=worlds.K),
+  }[call]
+  expected, slices = run(), []
+  put = in_place.put
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(sharding, "_room", lambda: room * world.features.nbytes)
+  monkeypatch.setattr(in_place, "put", lambda arrays: slices.append(arrays) or put(arrays))
+  values = run()
+  assert (len(slices) == 0) == once
+  for key, value in expected.items():
+    assert values[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
