@@ -22,6 +22,37 @@ def test_against_the_features(std):
     np.testing.assert_allclose(value, expected[key], rtol=1e-4, err_msg=key)
 
 
+@pytest.mark.parametrize("steepness, rtol", [(0.5, 1e-5), (0.8, 1e-5), (1.0, 1e-4), (1.2, 2e-2)])
+def test_a_spectrum_that_decays_as_trained_features_have_it(steepness, rtol):
+  """Standard deviations i^-steepness, of which the last is 4e-2, 6e-3, 2e-3 and 5e-4."""
+  rng = np.random.default_rng(0)
+  dim, size = 512, 3000
+  labels = np.arange(size) % K
+  noise = rng.normal(size=(size, dim)) * np.arange(1, dim + 1) ** -steepness
+  features = np.float32(0.1 * rng.normal(size=(K, dim))[labels] + noise)
+  assert_ranks(features, labels, rtol)
+
+
+@pytest.mark.parametrize("dim, rank, size", [(64, 20, 2000), (512, 20, 2000), (512, 400, 200)])
+def test_directions_without_features_are_not_made_up(dim, rank, size):
+  rng = np.random.default_rng(0)
+  labels = np.arange(size) % K
+  noise = rng.normal(size=(size, rank)) @ rng.normal(size=(rank, dim))
+  features = np.float32(0.1 * rng.normal(size=(K, dim))[labels] + noise)
+  assert_ranks(features, labels, 1e-5)
+
+
+def assert_ranks(features, labels, rtol):
+  centred = features.astype(np.float64) - features.mean(0, np.float64)
+  exact = np.linalg.svd(centred, compute_uv=False)
+  share = exact[exact > 1e-6 * exact[0]] / exact.sum()
+  values = spectrum.ranks(nc.ClassMoments.of(features, labels, K))
+  entropy = -np.sum(share * np.log(share))
+  np.testing.assert_allclose(values["rank/effective"], np.exp(entropy), rtol=rtol)
+  np.testing.assert_allclose(values["rank/nuclear"], exact.sum() ** 2 / (exact**2).sum(), rtol=rtol)
+  np.testing.assert_allclose(values["rank/stable"], (exact**2).sum() / exact[0] ** 2, rtol=rtol)
+
+
 def test_singular_values_are_descending_and_complete():
   world = worlds.clusters()
   features = world.features.astype(np.float64)
