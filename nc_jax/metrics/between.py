@@ -25,12 +25,15 @@ class Spectrum(NamedTuple):
   Attributes:
     values: [R] singular values, descending.
     vectors: [D, R] right singular vectors.
+    scaled: [D, R] vectors · values = Aᵀ left singular vectors: every row is right to its own
+      precision, however small the means are in one unit, and 0 where they are 0.
     keep: [R] bool, the numerical rank.
     whitener: [D, R] vectors / values, 0 where not kept; its outer product is Σ_B⁺.
   """
 
   values: Array
   vectors: Array
+  scaled: Array
   keep: Array
   whitener: Array
 
@@ -53,12 +56,12 @@ def spectrum(means: Array, classes: Array, scale: Array) -> Spectrum:
   """
   if means.shape[0] > means.shape[1]:
     means = jnp.linalg.qr(means, mode="r")  # same Σ_B, a [D, D] problem
-  _, values, rows = thin_svd(means)
+  left, values, rows = thin_svd(means)
   epsilon = jnp.finfo(values.dtype).eps * jnp.maximum(classes, rows.shape[1])
   above = values > epsilon * jnp.maximum(values[0], scale)
   keep = above & (jnp.arange(values.size) < classes - 1)
   whitener = rows.T * jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
-  return Spectrum(values, rows.T, keep, whitener)
+  return Spectrum(values, rows.T, _dot(means.T, left), keep, whitener)
 
 
 @jax.custom_jvp
@@ -120,18 +123,20 @@ def _vci(between: Spectrum, within: Array, rank: Array) -> Array:
   trace of (I + AᵀA)⁻¹, taken from the triangle of [I; A] = Q R with columns of norm 1. Every step
   keeps small variances to their own precision. A singular Σ_W has no L: then by `_schur`.
   """
-  factor = _factor(within)
-  values = jnp.where(between.keep, between.values, 0)
-  spread = factor.scale * (between.vectors * values)
+  # Of a unit that never fires not even rounding varies: what varies counts, on whatever scale.
+  least = (4 * jnp.finfo(within.dtype).eps) ** 2 * jnp.max(jnp.diag(within))
+  factor = _factor(within, least)
+  means = jnp.where(between.keep, between.scaled, 0)
   # A direction without variance that the means enter must count as 0.
-  lost = jnp.any(jnp.where(factor.scale > 0, 0, between.vectors * values) != 0)
+  lost = jnp.any(jnp.where(factor.scale > 0, 0, means) != 0)
 
   def by_factor():
-    reached = solve_triangular(factor.lower, spread, lower=True)
-    stacked = jnp.concatenate([jnp.eye(values.size, dtype=values.dtype), reached])
+    identity = jnp.eye(between.values.size, dtype=within.dtype)
+    reached = solve_triangular(factor.lower, factor.scale * means, lower=True)
+    stacked = jnp.concatenate([identity, reached])
     size = jnp.sqrt(jnp.sum(stacked**2, axis=0))
     triangle = jnp.linalg.qr(stacked / size, mode="r")
-    inverse = solve_triangular(triangle, jnp.eye(values.size, dtype=values.dtype))
+    inverse = solve_triangular(triangle, identity)
     return jnp.sum(jnp.sum(inverse**2, axis=1) * between.keep / size**2)
 
   def by_complement():
@@ -212,13 +217,12 @@ class _Factor(NamedTuple):
   regular: Array
 
 
-def _factor(matrix: Array, largest: Array | None = None) -> _Factor:
-  """Rounding is what lies below 4 ε of the largest variance: units that never fire, or a subspace
-  without features. Scaled up to 1 it would pass for a direction."""
+def _factor(matrix: Array, least: Array) -> _Factor:
+  """Variances up to `least` are rounding, and count as none: scaled up to 1 they would pass for
+  directions."""
   dim, epsilon = matrix.shape[0], jnp.finfo(matrix.dtype).eps
   diagonal = jnp.diag(matrix)
-  largest = jnp.max(diagonal) if largest is None else largest
-  positive = diagonal > 4 * epsilon * largest
+  positive = diagonal > least
   scale = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, diagonal, 1)), 0)[:, None]
   unit = scale * matrix * scale.T + jnp.diag(jnp.where(positive, 0.0, 1.0))
   lower = jnp.linalg.cholesky(unit)
@@ -228,8 +232,11 @@ def _factor(matrix: Array, largest: Array | None = None) -> _Factor:
 
 
 def _solve_semidefinite(matrix: Array, right: Array, largest: Array) -> Array:
-  """matrix⁺ right: Cholesky of a regular matrix, eigenvectors above a cut of a singular one."""
-  unit, lower, scale, regular = _factor(matrix, largest)
+  """matrix⁺ right: Cholesky of a regular matrix, eigenvectors above a cut of a singular one.
+
+  The matrix has been rotated: rounding of its `largest` variance is in all others.
+  """
+  unit, lower, scale, regular = _factor(matrix, 4 * jnp.finfo(matrix.dtype).eps * largest)
 
   def by_eigenvectors():
     values, vectors = jnp.linalg.eigh(unit)

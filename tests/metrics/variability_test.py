@@ -28,6 +28,18 @@ def test_pinv_keeps_the_small_directions_of_the_means(condition):
   np.testing.assert_allclose(value, expected, rtol=2e-6 + 1e-8 * condition)
 
 
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**-11, 2.0**11, 2.0**16])  # exact in float32
+def test_vci_knows_no_scale_of_a_unit(factor):
+  rng = np.random.default_rng(0)
+  labels = np.arange(280) % 7
+  features = np.float32(rng.normal(size=(7, 20))[labels] + 0.3 * rng.normal(size=(280, 20)))
+  features[:, 3] = 0  # a unit that never fires
+  expected = variability.vci(nc.ClassMoments.of(features, labels, 7))
+  features[:, 0] *= factor
+  value = variability.vci(nc.ClassMoments.of(features, labels, 7))
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("condition, rtol", [(1e2, 2e-5), (1e4, 1e-3)])
 def test_vci_of_uneven_noise(condition, rtol):
   # The Schur complement subtracts: the relative error grows with the condition of Σ_W.
