@@ -181,7 +181,7 @@ def _second_pass(
   """Decisions about the moments, and Σ_W where the pooled scatter does not give it."""
   projection = None if request.scatter else variability.whitener(moments, **request.centring)
   by_class = request.scatter and request.within == "classes"
-  decisions, covariance = nc.Decisions.empty(moments, head), None
+  decisions, covariance = nc.Decisions.empty(moments, head, projection), None
   for batch in batches:
     jax.block_until_ready(decisions)
     arrays = batch.features, batch.labels

@@ -12,7 +12,7 @@ from nc_jax.metrics import certainty, inputs, sharding
 from nc_jax.metrics.candidates import Candidates
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST, squared_norms
-from nc_jax.metrics.variability import whitener
+from nc_jax.metrics.variability import Whitener, whitener
 
 
 @jax.tree_util.register_dataclass
@@ -36,6 +36,7 @@ class Decisions:
     feature_norm: [] sum of ‖h‖.
     whitened: [K] per class, sum of ‖Qᵀ(h − μ_y)‖² with Q of `variability.whitener`; or None.
     dropped: [] int32, examples left out inside jit because their label was outside [0, K).
+    conventions: (global_mean, between) of that Q; None without `whitened`.
   """
 
   count: Array
@@ -48,10 +49,19 @@ class Decisions:
   feature_norm: Array
   whitened: Array | None
   dropped: Array
+  conventions: tuple[str, str] | None = dataclasses.field(metadata={"static": True})
 
   @classmethod
-  def empty(cls, moments: ClassMoments | None = None, head: Head | None = None) -> "Decisions":
-    """No example yet: the neutral element, with the leaves that decide(..., moments, head) has."""
+  def empty(
+    cls,
+    moments: ClassMoments | None = None,
+    head: Head | None = None,
+    projection: Whitener | None = None,
+  ) -> "Decisions":
+    """No example yet: the neutral element of what decide(..., moments, head) returns.
+
+    `projection` as for `decide`, if it is not the default.
+    """
     zero = jnp.zeros((), jnp.int32)
     sum_ = jnp.zeros((), inputs.float_dtype())
     streaming = moments is not None and moments.scatter is None and moments.decomposable
@@ -66,13 +76,14 @@ class Decisions:
       feature_norm=sum_,
       whitened=jnp.zeros(moments.num_classes, sum_.dtype) if streaming else None,
       dropped=zero,
+      conventions=_conventions(projection) if streaming else None,
     )
 
   def merge(self, other: "Decisions") -> "Decisions":
     """Both sets of examples together.
 
     Raises:
-      ValueError: only one side was asked about a head, or keeps `whitened`.
+      ValueError: only one side was asked about a head, or keeps `whitened`, or of another Q.
     """
     if jax.tree.structure(self) != jax.tree.structure(other):
       raise ValueError(
@@ -83,7 +94,10 @@ class Decisions:
 
   def _answers(self) -> str:
     optional = ("classifier_wrong", "mismatch", "whitened")
-    return ", ".join(name for name in optional if getattr(self, name) is not None) or "neither"
+    answers = [name for name in optional if getattr(self, name) is not None]
+    if self.conventions is not None:
+      answers.append("conventions {}, {}".format(*self.conventions))
+    return ", ".join(answers) or "neither"
 
   def shares(self) -> dict[str, Array]:
     """NC4 by key, and the mean norm of the features; nan without examples."""
@@ -103,7 +117,7 @@ def decide(
   head: Head | None = None,
   mask=None,
   *,
-  projection: Array | None = None,
+  projection: Whitener | None = None,
   radii: Array | None = None,
 ) -> Decisions:
   """What the class means of `moments`, and the head, decide about each example.
@@ -120,8 +134,9 @@ def decide(
     moments: final class moments; its means are the candidates.
     head: the linear classifier, or None.
     mask: [N] bool, True for the examples that count.
-    projection: [D, R], `variability.whitener(moments)`. Used only when moments.scatter is None;
-      computed here by default, so pass it when many batches are decided about the same moments.
+    projection: `variability.whitener(moments)`. Used only when moments.scatter is None; computed
+      here by default, so pass it when many batches are decided about the same moments, or for
+      another Σ_B than the default of `measure`.
     radii: [K], `certainty.radii(moments, head)`, likewise; computed here for large batches only.
 
   Raises: as `accumulate`; ValueError also for a head whose shapes do not fit.
@@ -144,7 +159,7 @@ def decide(
     place, kernel = columns.place, functools.partial(_decide_split, by_rows=by_rows)
   elif (split := sharding.split_of(features)) is not None:
     return inputs.finished(_decide_sharded(*examples, about, *split), given)
-  seen = Decisions.empty(moments, head)
+  seen = Decisions.empty(moments, head, projection)
   if inputs.is_traced(examples, about):
     return kernel(seen, *examples, 0, about)
   step = functools.partial(kernel, about=about)
@@ -256,7 +271,7 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
       classifier_wrong = jnp.sum(keep & (choice != y), dtype=jnp.int32)
       mismatch = jnp.sum(keep & (choice != guess), dtype=jnp.int32)
     if projection is not None:
-      white = total(jnp.matmul(own, projection, precision=HIGHEST))
+      white = total(jnp.matmul(own, projection.matrix, precision=HIGHEST))
       white = squared_norms(jnp.where(placed[:, None], white, 0))
       whitened = jax.ops.segment_sum(white, y, moments.num_classes)
     new = Decisions(
@@ -270,6 +285,7 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
       feature_norm=jnp.sum(jnp.where(keep, jnp.sqrt(total(squared_norms(h))), 0)),
       whitened=whitened,
       dropped=dropped,
+      conventions=state.conventions,
     )
     return jax.tree.map(jnp.add, state, new), None
 
@@ -302,12 +318,16 @@ def _decide_sharded(features, labels, mask, about, mesh, axes) -> Decisions:
   rows, whole = PartitionSpec(axes), PartitionSpec()
 
   def local(features, labels, mask, about):
-    own = _add(Decisions.empty(*about[:2]), features, labels, mask, 0, about)
+    own = _add(Decisions.empty(*about[:3]), features, labels, mask, 0, about)
     return lax.psum(own, axes)
 
   specs = (rows, rows, rows, whole)
   local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
   return local(features, labels, mask, about)
+
+
+def _conventions(projection: Whitener | None) -> tuple[str, str]:
+  return ("classes", "classes") if projection is None else projection.conventions
 
 
 def _difference(features: Array, labels: Array, moments: ClassMoments) -> Array:

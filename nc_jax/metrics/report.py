@@ -61,7 +61,8 @@ def measure(
   Returns: {key: float32 []}, float64 under jax_enable_x64.
 
   Raises:
-    ValueError, TypeError: an unknown option, or a head whose shapes do not fit.
+    ValueError, TypeError: an unknown option, a head whose shapes do not fit, or decisions about
+      another Σ_B than global_mean and between say, where nc1/pinv is to come from these.
   """
   inputs.check_moments(moments)
   choose("global_mean", global_mean, ("classes", "samples"))

@@ -1,5 +1,7 @@
 """NC1: within-class covariance against between-class covariance."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -167,20 +169,34 @@ def between_rank(
   return jnp.sum(between_.spectrum(means, classes, scale).keep).astype(means.dtype)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Whitener:
+  """Q [D, R] with Q Qᵀ = Σ_B⁺, and which Σ_B that is; a pytree.
+
+  Attributes:
+    matrix: [D, R], R = min(K, D); directions beyond the numerical rank are zero columns.
+    conventions: (global_mean, between) of Σ_B, as in `measure`.
+  """
+
+  matrix: Array
+  conventions: tuple[str, str] = dataclasses.field(metadata={"static": True})
+
+
 @jax.jit(static_argnames=("global_mean", "between"))
 def whitener(
   moments: ClassMoments, *, global_mean: str = "classes", between: str = "classes"
-) -> Array:
-  """[D, R] Q with Q Qᵀ = Σ_B⁺: the projection of the streaming form of `pinv_ratio`.
+) -> Whitener:
+  """The projection of the streaming form of `pinv_ratio`.
 
       tr(Σ_W Σ_B⁺) = (1/N) Σ_i ‖Qᵀ (h_i − μ_{y_i})‖²        no [D, D] array at all
 
-  R = min(K, D); directions beyond the numerical rank are zero columns. Of split moments it is
-  split too, by rows.
+  Of split moments its matrix is split too, by rows.
   """
-  projection = between_.spectrum(*_weighted_means(moments, global_mean, between)).whitener
-  columns = moments.columns
-  return projection if columns is None else columns.lay(projection, columns.rows)
+  matrix = between_.spectrum(*_weighted_means(moments, global_mean, between)).whitener
+  if (columns := moments.columns) is not None:
+    matrix = columns.lay(matrix, columns.rows)
+  return Whitener(matrix, (global_mean, between))
 
 
 @jax.jit(static_argnames="within")
@@ -234,6 +250,12 @@ def measure(
   if moments.decomposable:
     values["rank/between"] = between_rank(moments, **options)
   if decisions is not None and decisions.whitened is not None:
+    if decisions.conventions != (global_mean, between):
+      raise ValueError(
+        f"global_mean, between = {global_mean!r}, {between!r}, but the decisions are about "
+        f"{', '.join(map(repr, decisions.conventions))}: give decide the projection "
+        "whitener(moments, global_mean=..., between=...)"
+      )
     values["nc1/pinv"] = streamed_pinv_ratio(moments, decisions.whitened, within)
   return values
 

@@ -231,6 +231,22 @@ def test_the_streaming_form_of_nc1_needs_no_scatter():
   np.testing.assert_allclose(streamed, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("conventions", [{"global_mean": "samples"}, {"between": "samples"}])
+def test_the_streaming_form_knows_which_covariance_it_is_about(conventions):
+  world = worlds.clusters(std=0.3)
+  narrow = of(world, scatter=False)
+  expected = nc.measure(of(world), **conventions)["nc1/pinv"]
+  projection = nc.metrics.whitener(narrow, **conventions)
+  right = nc.decide(*world[:2], narrow, projection=projection)
+  value = nc.measure(narrow, decisions=right, **conventions)["nc1/pinv"]
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  other = nc.decide(*world[:2], narrow)
+  with pytest.raises(ValueError, match=r"the decisions are about 'classes', 'classes': give"):
+    nc.measure(narrow, decisions=other, **conventions)
+  with pytest.raises(ValueError, match="conventions classes, classes"):
+    right.merge(other)
+
+
 def test_a_transposed_head_is_recognised():
   with pytest.raises(ValueError, match="looks transposed"):
     nc.decide(np.zeros((2, 5)), [0, 1], nc.ClassMoments.empty(3, 5), nc.Head(np.zeros((5, 3))))
