@@ -40,16 +40,17 @@ if [[ -z $processes ]]; then
 fi
 
 pids=()
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM # they save and end
+trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM HUP # they save and end
 for ((i = 0; i < processes; i++)); do
   member=(env JAX_PLATFORMS=cpu "${job[@]}" "--coordinator=127.0.0.1:$PORT" "--num_processes=$processes" "--process_id=$i")
   if [[ $dry_run == yes ]]; then say "${member[@]}"; continue; fi
-  "${member[@]}" > >(sed -u "s/^/[$i] /") 2>&1 &
+  # What the terminal tells the whole group must end neither them, before they have saved, nor sed.
+  (trap '' INT HUP; exec "${member[@]}") > >(trap '' INT HUP; exec sed -u "s/^/[$i] /") 2>&1 &
   pids+=($!)
 done
 status=0 # of the first that failed
 while ((${#pids[@]} > 0)); do
-  sleep 0.2
+  sleep 0.2 || true # Ctrl-C ends it
   left=()
   for pid in "${pids[@]}"; do
     if kill -0 "$pid" 2>/dev/null; then left+=("$pid"); continue; fi

@@ -112,6 +112,8 @@ def load_config(source: str) -> ml_collections.ConfigDict:
 def call(path: str | pathlib.Path, function: str, *arguments, says: str):
   """What a function of a config file returns. Raises UserError for whatever the file raises."""
   spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+  if spec is None:
+    raise UserError(f"{says}: the name of a config file must end in .py or, as saved, .json.")
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)

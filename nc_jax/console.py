@@ -11,6 +11,8 @@ from rich.text import Text
 # Without a terminal, a line is due when training passes one of these epochs, the last epoch ...
 _DUE = (0, *(leading * 10**power for power in range(9) for leading in (1, 2, 5)))
 _SILENCE = 30.0  # ... and whenever nothing was said for so many seconds.
+# Speed is told after so many: when the first call was read, the next may have been done already.
+_SETTLED = 1.0
 
 
 class Console:
@@ -59,7 +61,7 @@ class Console:
     now = time.monotonic()
     if self._began is None:  # the first call compiled: it says nothing about speed
       self._began = (now, step)
-    elif step > self._began[1]:
+    elif step > self._began[1] and now - self._began[0] >= _SETTLED:
       speed = (step - self._began[1]) / (now - self._began[0])
       left = round((self._epochs * self._steps_per_epoch - step) / speed)
       self._status["speed"] = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"

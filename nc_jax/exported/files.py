@@ -112,6 +112,8 @@ def _shard(path: pathlib.Path, found: dict) -> Shard:
   expected = f"[N] = [{features.shape[0]}] to match features {list(features.shape)}"
   if labels.shape != features.shape[:1]:
     hint = "; one-hot rows become labels by argmax(1)" if labels.ndim == 2 else ""
+    if labels.size == features.shape[0]:
+      hint = "; ravel() makes them so"
     raise UserError(f"labels must have shape {expected}; got {list(labels.shape)} in {path}{hint}.")
   if labels.dtype.kind not in "iu":
     raise UserError(f"labels must be integers; got dtype {labels.dtype} in {path}.")

@@ -69,6 +69,7 @@ BAD = {
   "objects": (dict(features=np.full((N, D), None)), ["pickled objects", "stay unread"]),
   "too few labels": (dict(labels=np.zeros(N - 1, int)), ["[N] = [23]", "got [22]"]),
   "one-hot": (dict(labels=np.eye(K, dtype=int)[np.zeros(N, int)]), ["got [23, 4]", "argmax(1)"]),
+  "column of labels": (dict(labels=np.zeros((N, 1), int)), ["got [23, 1]", "ravel()"]),
   "float labels": (dict(labels=np.zeros(N)), ["must be integers; got dtype float64"]),
   "bool labels": (dict(labels=np.zeros(N, bool)), ["must be integers; got dtype bool"]),
   "negative label": (dict(labels=np.arange(N) % K - 1), ["[0, 4)", "got -1 in row 0", "6 of 23"]),

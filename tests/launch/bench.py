@@ -48,10 +48,10 @@ class Bench:
     split = [shlex.split(line) for line in lines]
     return [words for words in split if words[: len(beginning)] == list(beginning)]
 
-  def start(self, script: str, *arguments: str, **env: str) -> subprocess.Popen:
+  def start(self, script: str, *arguments: str, session=False, **env: str) -> subprocess.Popen:
     return subprocess.Popen(
       ["bash", str(LAUNCH / script), *arguments],
-      env=self.env | env, cwd=self.folder, text=True,
+      env=self.env | env, cwd=self.folder, text=True, start_new_session=session,
       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

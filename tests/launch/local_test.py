@@ -1,5 +1,6 @@
 """This machine: all its devices, virtual ones, several processes."""
 
+import os
 import signal
 import time
 
@@ -64,6 +65,19 @@ def test_local_processes_do_not_wait_for_ever_for_one_that_failed(bench):
   began = time.monotonic()
   bench.call("local.sh", "--processes=2", *ARGUMENTS, expect=3, GRACE="1")
   assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGHUP])
+def test_local_processes_may_save_when_the_terminal_says_so(bench, sent):
+  """A terminal tells the whole group: the script, what it waits by, and what prints."""
+  bench.stand_in("python", f"{UNTIL_SIGTERM.replace('exit', 'echo saved; exit')}")
+  process = bench.start("local.sh", "--processes=2", *ARGUMENTS, session=True)
+  until(lambda: len(bench.calls()) == 2)
+  time.sleep(0.2)  # until they wait for it
+  os.killpg(process.pid, sent)
+  out, _ = process.communicate(timeout=20)
+  assert process.returncode == 143
+  assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]
 
 
 def test_local_processes_may_save_when_the_script_is_stopped(bench):
