@@ -1,5 +1,6 @@
 """The command line: flags and a config file in, a checked request out."""
 
+import difflib
 import importlib.util
 import pathlib
 import re
@@ -57,6 +58,10 @@ def read_config(
   Raises UserError for whatever is wrong with the file or the arguments.
   """
   if not source:
+    for arg in arguments:
+      name = arg.partition("=")[0].lstrip("-")
+      if "." not in name and difflib.get_close_matches(name, ["config"]):
+        raise UserError(f"{arg!r} is not understood. Did you mean --config?")
     raise UserError("--config=FILE is missing, such as --config=configs/digits.py. See --help.")
   path = source if pathlib.Path(source).exists() else source.rsplit(":", 1)[0]
   if not pathlib.Path(path).is_file():

@@ -140,7 +140,7 @@ def finish(workdir: pathlib.Path, console):
   try:
     from nc_jax import plots
   except ModuleNotFoundError as error:
-    console.say(f"No figures: {error.name} is missing (pip install 'nc_jax[plot]').")
+    console.say(f"No figures: {error.name} is missing (pip install -e '.[plot]').")
   else:
     drawn = plots.draw(workdir)
     console.say("Figures: " + ", ".join(path.name for path in drawn) + ".")

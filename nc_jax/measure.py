@@ -13,7 +13,7 @@ usage: python -m nc_jax.measure FILES... [--test FILES...] [options]
 
   --json            print JSON instead of tables; nan and inf become strings
   --figure FILE     draw cosines of the class means, spectrum and spread of the classes; FILE ends
-                    in .png, .pdf or .svg. Needs matplotlib: pip install 'nc_jax[plot]'
+                    in .png, .pdf or .svg. Needs matplotlib: pip install -e '.[plot]'
 
   --global_mean classes|samples   what is averaged to the global mean (default: classes)
   --within samples|classes        what weighs the same in Σ_W (default: samples)
@@ -138,7 +138,7 @@ def prepare_figure(path: pathlib.Path | None):
   try:
     from nc_jax.exported import figure
   except ImportError as error:
-    raise UserError(f"--figure needs {error.name}: pip install 'nc_jax[plot]'.") from None
+    raise UserError(f"--figure needs {error.name}: pip install -e '.[plot]'.") from None
   return functools.partial(figure.save, path)
 
 

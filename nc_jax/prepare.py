@@ -7,7 +7,7 @@ usage: python -m nc_jax.prepare NAME [--data_dir=DIR]
                     $TFDS_DATA_DIR or ~/tensorflow_datasets. Train with --config.data.dir=DIR
   --help            this text
 
-The preparation, and it alone, needs TensorFlow: pip install 'nc_jax[prepare]'. What is prepared
+The preparation, and it alone, needs TensorFlow: pip install -e '.[prepare]'. What is prepared
 already is left as it is.
 
 Exit status: 0 done, 1 preparing failed, 2 the request was wrong.
@@ -50,7 +50,7 @@ def run(argv: list[str]):
     )
   if not has_tensorflow():
     raise UserError(
-      f"Preparing {name} needs TensorFlow, once: pip install 'nc_jax[prepare]' (training does not)."
+      f"Preparing {name} needs TensorFlow, once: pip install -e '.[prepare]' (training does not)."
     )
   prepare(name, root)
   print(f"{name} is prepared, in {find(name, root)}. Train with --config.data.dir={root}")

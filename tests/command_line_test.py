@@ -34,6 +34,8 @@ def test_none_takes_the_place_of_a_value_and_the_last_word_counts():
   [
     ([], "--workdir=DIR is missing"),
     (["--workdir=w"], "--config=FILE is missing"),
+    (["--workdir=w", "--confg=a.py"], "'--confg=a.py' is not understood. Did you mean --config?"),
+    (["--workdir=w", f"--config={ROOT}/README.md"], "must end in .py or, as saved, .json."),
     (["--workdir=w", "--config=no/such.py"], "there is no file no/such.py"),
     (
       ["--workdir=w", f"{DIGITS}:huge"],

@@ -110,7 +110,7 @@ def test_a_figure_needs_matplotlib_and_a_place(folder, tmp_path, refuse):
     "runpy.run_module('nc_jax.measure', run_name='__main__')"
   )
   done = start("-c", program, folder / "train.npz", "--figure", tmp_path / "a.png")
-  assert done.stderr == "nc_jax: --figure needs matplotlib: pip install 'nc_jax[plot]'.\n"
+  assert done.stderr == "nc_jax: --figure needs matplotlib: pip install -e '.[plot]'.\n"
   assert done.returncode == 2 and done.stdout == ""
   place = lambda path: refuse(folder / "train.npz", "--figure", path)
   assert "must end in .png, .pdf or .svg" in place(tmp_path / "a.jpg")

@@ -153,7 +153,7 @@ def test_without_tensorflow_it_names_the_extra(tmp_path):
   )  # fmt: skip
   assert done.returncode == 2 and done.stdout == ""
   assert done.stderr == (
-    "nc_jax: Preparing kmnist needs TensorFlow, once: pip install 'nc_jax[prepare]' "
+    "nc_jax: Preparing kmnist needs TensorFlow, once: pip install -e '.[prepare]' "
     "(training does not).\n"
   )
   assert not list(tmp_path.iterdir())

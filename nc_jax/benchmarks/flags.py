@@ -33,7 +33,7 @@ def check_chart(path: pathlib.Path | None):
   if path.suffix not in (".png", ".svg", ".pdf"):
     raise UserError(f"--chart={path}: must end in .png, .svg or .pdf.")
   if importlib.util.find_spec("matplotlib") is None:
-    raise UserError("--chart needs matplotlib (pip install 'nc_jax[plot]').")
+    raise UserError("--chart needs matplotlib (pip install -e '.[plot]').")
 
 
 def check_file(flag: str, path: pathlib.Path):

@@ -67,7 +67,8 @@ def run(argv: list[str]) -> int:
   with workdirs.held(arguments.workdir):
     for each in wanted:
       each.folder.mkdir(exist_ok=True)
-      say(f"{each.name}: {len(each.cells)} cells, {len(each.jobs)} runs. Results in {each.folder}.")
+      cells = "1 cell" if len(each.cells) == 1 else f"{len(each.cells)} cells"
+      say(f"{each.name}: {cells}, {len(each.jobs)} runs. Results in {each.folder}.")
       try:
         study.train(each, arguments.together, say)
       except loop.Stopped as stopped:

@@ -367,5 +367,8 @@ def epochs_to_observe(
       growth = np.geomspace(20, total, 1 + math.ceil(math.log(total / 20, 1.1)))
       epochs += tuple(round(epoch) for epoch in growth)
   elif epochs and epochs[-1] > total:
-    raise UserError(f"config.{group}.epochs holds {epochs[-1]}, but training ends at {total}.")
+    raise UserError(
+      f"config.{group}.epochs holds {epochs[-1]}, but training ends at {total}: change it too, or "
+      f"give --config.{group}.epochs=None."
+    )
   return tuple(sorted({0, *epochs, total}))
