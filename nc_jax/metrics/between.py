@@ -89,7 +89,6 @@ def _ratios_jvp(primals, tangents):
   means, within, classes, scale = primals
   d_means, d_within, _, _ = tangents
   between = spectrum(means, classes, scale)
-  schur = _schur(between, within)
   out = ratios(*primals)
   q = between.whitener
   kept = between.vectors * between.keep
@@ -104,35 +103,66 @@ def _ratios_jvp(primals, tangents):
   d_pinv = (jnp.sum(_dot(d_within, q) * q) - 2 * jnp.sum(by_means * d_means)) / classes
 
   # r (1 − VCI) = tr(F Σ_B), F = Σ_T⁺:  r dVCI = tr(F Σ_B F dΣ_W) − 2 ⟨A F Σ_W F, dA⟩
-  inverse = schur.inverse
-  square = jnp.where(between.keep, between.values, 0) ** 2
-  reach = schur.reach
-  twice = _dot(inverse, square[:, None] * inverse)
-  scaled = jnp.where(between.keep, between.values, 0)[:, None]
-  mixed = scaled * _dot(inverse, _dot(schur.complement, inverse))
-  by_means = _dot(left, _dot(mixed, reach.T))
+  # In own units too, as if their sizes were constants: VCI does not depend on these.
+  own = _in_own_units(between, within)
+  d_means, d_within = d_means * own.scale.T, own.scale * d_within * own.scale.T
+  schur = _schur(own)
+  inverse, reach = schur.inverse, schur.reach
+  values = schur.values[:, None]
+  twice = _dot(inverse, values**2 * inverse)
+  mixed = values * _dot(inverse, _dot(schur.complement, inverse))
+  by_means = _dot(_dot(left, schur.turn), _dot(mixed, reach.T))
   d_vci = jnp.sum(_dot(d_within, reach) * _dot(reach, twice)) - 2 * jnp.sum(by_means * d_means)
   d_vci = d_vci / jnp.where(out.rank > 0, out.rank, 1)
   return out, Ratios(d_pinv, d_vci, jnp.zeros_like(out.rank))
 
 
+class _OwnUnits(NamedTuple):
+  """Σ_W and the kept means B, BBᵀ = Σ_B, with every unit of the features on its own scale.
+
+  VCI is the same after any invertible map of the features. Rounding is not: units of a trained
+  network lie many orders of magnitude apart, and the small ones count like any other.
+
+  Attributes:
+    scale: [D, 1] 1 / within-class standard deviation of a unit; where nothing varies, 1 / largest
+      mean, or 0 where the means are 0 too.
+    within: [D, D] the scaled Σ_W; 1 on the diagonal for a unit of scale 0, which is no part of VCI.
+    means: [D, R] the scaled B, with 0 for columns beyond the rank.
+    rank: [] r.
+  """
+
+  scale: Array
+  within: Array
+  means: Array
+  rank: Array
+
+
+def _in_own_units(between: Spectrum, within: Array) -> _OwnUnits:
+  means = jnp.where(between.keep, between.scaled, 0)
+  variance = jnp.diag(within)
+  varies = variance > jnp.finfo(within.dtype).tiny
+  deviation = jnp.sqrt(jnp.where(varies, variance, 1))
+  size = jnp.where(varies, deviation, jnp.max(jnp.abs(means), axis=1))
+  scale = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)[:, None]
+  within = scale * within * scale.T + jnp.diag(jnp.where(size > 0, 0.0, 1.0))
+  return _OwnUnits(scale, within, scale * means, jnp.sum(between.keep))
+
+
 def _vci(between: Spectrum, within: Array, rank: Array) -> Array:
   """Mean over the r kept directions of 1 / (1 + k_i), k_i the nonzero eigenvalues of Σ_W⁺ Σ_B.
 
-  With Σ_W = L Lᵀ and A = L⁻¹ V diag(σ), the k_i are the eigenvalues of AᵀA, and their sum is the
-  trace of (I + AᵀA)⁻¹, taken from the triangle of [I; A] = Q R with columns of norm 1. Every step
-  keeps small variances to their own precision. A singular Σ_W has no L: then by `_schur`.
+  With Σ_W = L Lᵀ and A = L⁻¹ B, the k_i are the eigenvalues of AᵀA, and their sum is the trace of
+  (I + AᵀA)⁻¹, taken from the triangle of [I; A] = Q R with columns of norm 1. Every step keeps
+  small variances to their own precision. A singular Σ_W has no L: then by `_schur`.
   """
-  # Of a unit that never fires not even rounding varies: what varies counts, on whatever scale.
-  least = (4 * jnp.finfo(within.dtype).eps) ** 2 * jnp.max(jnp.diag(within))
-  factor = _factor(within, least)
-  means = jnp.where(between.keep, between.scaled, 0)
-  # A direction without variance that the means enter must count as 0.
-  lost = jnp.any(jnp.where(factor.scale > 0, 0, means) != 0)
+  own = _in_own_units(between, within)
+  lower = jnp.linalg.cholesky(own.within)
+  # Rounding leaves some ε where there should be 0; nan compares false.
+  regular = jnp.all(jnp.diag(lower) ** 2 > 10 * jnp.finfo(within.dtype).eps)
 
   def by_factor():
-    identity = jnp.eye(between.values.size, dtype=within.dtype)
-    reached = solve_triangular(factor.lower, factor.scale * means, lower=True)
+    identity = jnp.eye(own.means.shape[1], dtype=within.dtype)
+    reached = solve_triangular(lower, own.means, lower=True)
     stacked = jnp.concatenate([identity, reached])
     size = jnp.sqrt(jnp.sum(stacked**2, axis=0))
     triangle = jnp.linalg.qr(stacked / size, mode="r")
@@ -140,28 +170,31 @@ def _vci(between: Spectrum, within: Array, rank: Array) -> Array:
     return jnp.sum(jnp.sum(inverse**2, axis=1) * between.keep / size**2)
 
   def by_complement():
-    schur = _schur(between, within)
+    schur = _schur(own)
     # Rounding may leave −ε where nothing varies in the span of the means.
     return jnp.clip(jnp.sum(schur.inverse * schur.complement), 0, rank)
 
-  return jax.lax.cond(factor.regular & ~lost, by_factor, by_complement) / rank
+  return jax.lax.cond(regular, by_factor, by_complement) / rank
 
 
 class _Schur(NamedTuple):
-  """Σ_W seen from the span of the means.
+  """Σ_W seen from the span of the means B = V diag(σ) Tᵀ.
 
   Attributes:
+    values, turn: σ [R] descending, 0 beyond the rank, and T [R, R].
     complement: [R, R] S = W₁₁ − W₁₂ W₂₂⁺ W₂₁, 0 outside the numerical rank.
     inverse: [R, R] (S + diag(σ²))⁻¹.
     reach: [D, R] Y = V − V⊥ W₂₂⁺ W₂₁, with Σ_T⁺ V = Y (S + diag(σ²))⁻¹.
   """
 
+  values: Array
+  turn: Array
   complement: Array
   inverse: Array
   reach: Array
 
 
-def _schur(between: Spectrum, within: Array) -> _Schur:
+def _schur(own: _OwnUnits) -> _Schur:
   """The Schur complement of Σ_W on the span of the means, 1 the span and 2 its complement.
 
   The catalogue (3.4) takes eigenvalues k of Σ_W⁻¹ Σ_B. Near collapse VCI is the sum of their
@@ -169,84 +202,59 @@ def _schur(between: Spectrum, within: Array) -> _Schur:
   Σ_W is often singular. The complement S has the inverse spectrum, S ~ Σ/k, needs W₂₂ only,
   and gives Σ_T⁺ on the span of the means exactly, singular Σ_W or not.
   """
-  dim, width = between.vectors.shape
-  basis = between.vectors
+  dim, width = own.means.shape
+  turn, values, rows = thin_svd(own.means.T)
+  keep = jnp.arange(width) < own.rank
+  basis = vectors = rows.T
   if width < dim:
     basis = jnp.linalg.qr(basis, mode="complete")[0]
-    basis = jnp.concatenate([between.vectors, basis[:, width:]], axis=1)
-  inside = jnp.zeros(dim, bool).at[:width].set(between.keep)
-  rotated = _dot(basis.T, _dot(within, basis))
+    basis = jnp.concatenate([vectors, basis[:, width:]], axis=1)
+  inside = jnp.zeros(dim, bool).at[:width].set(keep)
+  rotated = _dot(basis.T, _dot(own.within, basis))
   rotated = (rotated + rotated.T) / 2
 
   outside = ~inside[:, None] & ~inside
   largest = jnp.maximum(jnp.max(jnp.diag(rotated)), jnp.finfo(rotated.dtype).tiny)
   rest = jnp.where(outside, rotated, 0) + jnp.diag(jnp.where(inside, largest, 0))
-  cross = jnp.where(~inside[:, None] & between.keep, rotated[:, :width], 0)
+  cross = jnp.where(~inside[:, None] & keep, rotated[:, :width], 0)
   solved = _solve_semidefinite(rest, cross, largest)
 
-  both = between.keep[:, None] & between.keep
+  both = keep[:, None] & keep
   complement = jnp.where(both, rotated[:width, :width], 0) - _dot(cross.T, solved)
   complement = (complement + complement.T) / 2
 
-  square = jnp.where(between.keep, between.values**2, 1)
+  square = jnp.where(keep, values**2, 1)
   size = jnp.sqrt(jnp.maximum(jnp.diag(complement), 0) + square)
   balanced = (complement + jnp.diag(square)) / (size[:, None] * size)
   inverse = jnp.linalg.inv(balanced) / (size[:, None] * size)
   inverse = jnp.where(both, inverse, 0)
-  reach = between.vectors * between.keep - _dot(basis, solved)
-  return _Schur(complement, inverse, reach)
-
-
-class _Factor(NamedTuple):
-  """Cholesky of a covariance with unit diagonal: diag(scale) Σ diag(scale) = lower lowerᵀ.
-
-  The covariance of trained features spans six orders of magnitude, most of which are scale: what
-  is left is far from singular, and directions of tiny variance, which VCI counts like any other,
-  are not mistaken for rounding.
-
-  Attributes:
-    unit: [D, D] the scaled covariance, with 1 for a unit without variance.
-    lower: [D, D]; nan where Σ is not even semidefinite.
-    scale: [D, 1] 1 / standard deviation; 0 for a unit without variance.
-    regular: [] bool, the scaled covariance is not singular.
-  """
-
-  unit: Array
-  lower: Array
-  scale: Array
-  regular: Array
-
-
-def _factor(matrix: Array, least: Array) -> _Factor:
-  """Variances up to `least` are rounding, and count as none: scaled up to 1 they would pass for
-  directions."""
-  dim, epsilon = matrix.shape[0], jnp.finfo(matrix.dtype).eps
-  diagonal = jnp.diag(matrix)
-  positive = diagonal > least
-  scale = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, diagonal, 1)), 0)[:, None]
-  unit = scale * matrix * scale.T + jnp.diag(jnp.where(positive, 0.0, 1.0))
-  lower = jnp.linalg.cholesky(unit)
-  pivots = jnp.diag(lower) ** 2  # rounding leaves some ε √D where there should be 0
-  regular = jnp.all(pivots > 10 * epsilon * dim**0.5)  # nan compares false
-  return _Factor(unit, lower, scale, regular)
+  reach = vectors * keep - _dot(basis, solved)
+  return _Schur(jnp.where(keep, values, 0), turn, complement, inverse, reach)
 
 
 def _solve_semidefinite(matrix: Array, right: Array, largest: Array) -> Array:
-  """matrix⁺ right: Cholesky of a regular matrix, eigenvectors above a cut of a singular one.
+  """matrix⁺ right: Cholesky of a regular matrix, eigenvectors above rounding of a singular one.
 
-  The matrix has been rotated: rounding of its `largest` variance is in all others.
+  Both of the matrix with ones on its diagonal: its variances span orders of magnitude. What lies
+  below 4 ε of the largest is rounding, and would pass for a direction if scaled up to 1.
   """
-  unit, lower, scale, regular = _factor(matrix, 4 * jnp.finfo(matrix.dtype).eps * largest)
+  epsilon, diagonal = jnp.finfo(matrix.dtype).eps, jnp.diag(matrix)
+  positive = diagonal > 4 * epsilon * largest
+  scale = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, diagonal, 1)), 0)[:, None]
+  unit = scale * matrix * scale.T + jnp.diag(jnp.where(positive, 0.0, 1.0))
+  lower = jnp.linalg.cholesky(unit)
 
   def by_eigenvectors():
     values, vectors = jnp.linalg.eigh(unit)
-    cut = matrix.shape[0] * jnp.finfo(matrix.dtype).eps * values[-1]
+    # There are no negative ones: the most negative says how large rounding is.
+    cut = 2 * jnp.maximum(epsilon * values[-1], -values[0])
     inverse = jnp.where(values > cut, 1 / values, 0)
     return _dot(vectors, inverse[:, None] * _dot(vectors.T, scale * right))
 
   def by_cholesky():
     return cho_solve((lower, True), scale * right)
 
+  regular = jnp.all(jnp.diag(lower) ** 2 > 10 * epsilon)  # nan compares false
   return scale * jax.lax.cond(regular, by_cholesky, by_eigenvectors)
 
 

@@ -129,7 +129,8 @@ def vci(
       Σ_T = Σ_W + Σ_B        = mean of 1 / (1 + k_i), k_i the nonzero eigenvalues of Σ_W⁺ Σ_B
 
   Mean directions in which no class varies contribute 0. Unchanged by any invertible linear map
-  of the features.
+  of the features, as long as it leaves rank(Σ_B) the same. In float32 a direction counts as
+  without variance below about 1e-6 of what its units have, each on its own scale.
 
   Args: as `pinv_ratio`.
 

@@ -1,5 +1,7 @@
 """NC1 where the algebra is hard: graded means, singular noise, ranks and cuts."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
@@ -38,6 +40,63 @@ def test_vci_knows_no_scale_of_a_unit(factor):
   features[:, 0] *= factor
   value = variability.vci(nc.ClassMoments.of(features, labels, 7))
   np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def relu_layer(orders):
+  """Features [2000, 128] of a layer whose units lie so many orders of magnitude apart; labels."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(2000) % 10
+  features = rng.normal(size=(10, 128))[labels] + 1.5 * rng.normal(size=(2000, 128))
+  return np.float32(np.maximum(features, 0) * np.logspace(-orders, 0, 128)), labels
+
+
+def literal_vci(features, labels):
+  """1 − tr(Σ_T⁺ Σ_B) / (K − 1) in float64, on scaled features: of these it is the same."""
+  features = features / np.where(features.std(0) > 0, features.std(0), 1)
+  num_classes = labels.max() + 1
+  means = np.stack([features[labels == k].mean(0) for k in range(num_classes)])
+  between = (means - means.mean(0)) / np.sqrt(num_classes)
+  within = (features - means[labels]) / np.sqrt(len(features))
+  _, values, rows = np.linalg.svd(np.concatenate([within, between]), full_matrices=False)
+  kept = values > 1e-10 * values[0]
+  return 1 - ((between @ rows[kept].T / values[kept]) ** 2).sum() / (num_classes - 1)
+
+
+SINGULAR = {
+  "regular": lambda x, y: x,
+  "a unit twice": lambda x, y: np.c_[x, x[:, 5]],
+  "a dead unit": lambda x, y: np.c_[x, 0 * x[:, 0]],
+  "a unit of one class, always the same": lambda x, y: np.c_[x, 0.01 * (y == 3)],
+  "two units of one example": lambda x, y: np.c_[x, np.eye(len(x), 2)[:, [0, 0]]],
+  "fewer examples than units": lambda x, y: x[:100],
+}
+
+
+@pytest.mark.parametrize("orders", [0, 3, 6])
+@pytest.mark.parametrize("kind", SINGULAR)
+def test_vci_of_units_of_all_sizes(kind, orders):
+  """One unit that makes Σ_W singular must not cost the small ones their precision."""
+  features, labels = relu_layer(orders)
+  features = np.float32(SINGULAR[kind](features, labels))
+  labels = labels[: len(features)]
+  expected = literal_vci(features.astype(np.float64), labels)
+  value = variability.vci(nc.ClassMoments.of(features, labels, 10))
+  np.testing.assert_allclose(value, expected, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("orders", [0, 3])
+@pytest.mark.parametrize("kind", ["regular", "a unit twice", "a dead unit"])
+def test_the_gradient_of_vci_of_units_of_all_sizes(kind, orders):
+  features, labels = relu_layer(orders)
+  direction = np.random.default_rng(1).normal(size=features.shape) * features.std(0)
+  features, direction = (SINGULAR[kind](x, labels) for x in (features, direction))
+  exact, step = features.astype(np.float64), 1e-4
+  ahead, behind = (literal_vci(exact + s * direction, labels) for s in (step, -step))
+  moments_of = lambda x: nc.ClassMoments.of(x, labels, 10)
+  gradient = jax.grad(lambda x: variability.vci(moments_of(x)))(jnp.asarray(features))
+  slope = np.vdot(np.asarray(gradient, np.float64), direction)
+  size = np.linalg.norm(np.asarray(gradient, np.float64) * direction)
+  assert abs(slope - (ahead - behind) / (2 * step)) < 1e-3 * size
 
 
 @pytest.mark.parametrize("condition, rtol", [(1e2, 2e-5), (1e4, 1e-3)])
