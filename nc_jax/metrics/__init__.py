@@ -5,7 +5,7 @@
     accumulation   the pass itself, in chunks and over devices
     fold           one chunk of it, panel of columns by panel
     products       matrix products at full precision, symmetric ones by panels and blocks
-    decompositions singular values right to rounding, on every kind of device
+    decompositions singular values right to rounding on every device, and what rounding is
     sharding       how a pass walks over the examples: in chunks, over devices
     in_place       NumPy features that a CPU reads where they lie
     columns        moments whose columns lie split over devices, for very wide problems (WIDE.md)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve, solve_triangular
 
-from nc_jax.metrics.decompositions import thin_svd
+from nc_jax.metrics.decompositions import rounding, thin_svd
 from nc_jax.metrics.products import HIGHEST
 
 
@@ -246,9 +246,7 @@ def _solve_semidefinite(matrix: Array, right: Array, largest: Array) -> Array:
 
   def by_eigenvectors():
     values, vectors = jnp.linalg.eigh(unit)
-    # There are no negative ones: the most negative says how large rounding is.
-    cut = 2 * jnp.maximum(epsilon * values[-1], -values[0])
-    inverse = jnp.where(values > cut, 1 / values, 0)
+    inverse = jnp.where(values > rounding(values), 1 / values, 0)
     return _dot(vectors, inverse[:, None] * _dot(vectors.T, scale * right))
 
   def by_cholesky():

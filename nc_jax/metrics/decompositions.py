@@ -1,4 +1,4 @@
-"""Singular values that are right to rounding, on every kind of device."""
+"""Singular values that are right to rounding, on every kind of device; and what rounding is."""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -18,6 +18,16 @@ def thin_svd(matrix: Array) -> tuple[Array, Array, Array]:
 def singular_values(matrix: Array) -> Array:
   """σ [R] of `thin_svd` alone."""
   return _on_any_device(matrix, compute_uv=False)
+
+
+def rounding(eigenvalues: Array) -> Array:
+  """[] below which eigenvalues [D], ascending, of a semidefinite matrix count as 0.
+
+  Such a matrix has no negative ones: the most negative says how large rounding is. Twice of it, or
+  of ε times the largest.
+  """
+  epsilon = jnp.finfo(eigenvalues.dtype).eps
+  return 2 * jnp.maximum(epsilon * eigenvalues[-1], -eigenvalues[0])
 
 
 def _on_any_device(matrix: Array, compute_uv: bool):

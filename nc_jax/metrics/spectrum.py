@@ -16,10 +16,9 @@ def singular_values(moments: ClassMoments) -> Array:
       σ_i² = eigenvalues of  scatter + Σ_k n_k (μ_k − h̄)(μ_k − h̄)ᵀ,      h̄ the mean example
 
   Taken from the stacked factors of the two terms, not from their sum, so that near collapse
-  the small within-class values are not lost under the large between-class ones. A scatter has no
-  negative eigenvalues: the most negative one says how large rounding is, and what lies below twice
-  of it, or below 2 ε times the largest, counts as 0. In float32 these are singular values below
-  5e-4 to 1e-3 of the largest within the classes.
+  the small within-class values are not lost under the large between-class ones. Eigenvalues of the
+  scatter that are `decompositions.rounding` count as 0: in float32 singular values below 5e-4 to
+  1e-3 of the largest within the classes.
 
   Raises:
     ValueError: the moments carry no scatter.
@@ -28,8 +27,8 @@ def singular_values(moments: ClassMoments) -> Array:
     raise ValueError("ranks need the [D, D] scatter; these moments were made with scatter=False")
   scatter, columns = moments.scatter, moments.columns
   values, vectors = jnp.linalg.eigh(scatter if columns is None else columns.gather(scatter))
-  cut = 2 * jnp.maximum(jnp.finfo(values.dtype).eps * values[-1], -values[0])
-  within = jnp.sqrt(jnp.where(values > cut, values, 0))[:, None] * vectors.T
+  real = values > decompositions.rounding(values)
+  within = jnp.sqrt(jnp.where(real, values, 0))[:, None] * vectors.T
   total = jnp.sum(moments.count)
   weights = jnp.sqrt(sample_weights(moments) * total)[:, None]
   between = weights * centre(moments, "samples").means

@@ -11,7 +11,8 @@ K, D, N = worlds.K, worlds.D, worlds.N
 
 
 def loss(features, labels):
-  return nc.measure(nc.ClassMoments.of(features, labels, K), ranks=False)["nc1/pinv"]
+  values = nc.measure(nc.ClassMoments.of(features, labels, K))
+  return values["nc1/pinv"] + values["nc1/vci"]
 
 
 PROGRAMS = {
