@@ -15,10 +15,12 @@ from nc_jax.errors import RunError
 from nc_jax.training.steps import TrainState, replicate
 
 _log = logging.getLogger("nc_jax")
-# A failed save is raised; Orbax logs it besides, from each of its threads with all of its stack.
+# A failed save is raised. Orbax logs it besides, from each of its threads with all of its stack,
+# and asyncio tells of each other write that has failed by then that nobody asked how it ended.
 logging.getLogger("absl").addFilter(
   lambda record: not (record.exc_info and "/orbax/" in record.pathname)
 )
+logging.getLogger("asyncio").addFilter(lambda record: "/orbax/" not in record.getMessage())
 
 
 class _Manager(ocp.CheckpointManager):

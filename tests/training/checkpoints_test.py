@@ -1,4 +1,6 @@
+import asyncio
 import errno
+import gc
 import os
 import pathlib
 import re
@@ -8,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 
 from nc_jax.errors import RunError
 from nc_jax.training import checkpoints, heads, models, optim, steps
@@ -153,3 +156,26 @@ def test_a_failed_save_names_the_folder_and_the_cause(tmp_path, monkeypatch, err
   says = f"to {tmp_path}/checkpoints: Read-only file system. Those before are whole"
   with pytest.raises(RunError, match=re.escape(says)):
     kept.wait()
+
+
+def test_writes_that_fail_one_after_another_are_told_once(tmp_path, monkeypatch, caplog):
+  opened = []
+
+  async def open_and_fail(*_, **__):
+    opened.append(None)
+    for _ in opened[:]:  # each fails later than the one before, some after nobody waits any more
+      await asyncio.sleep(0)
+    raise ValueError("RESOURCE_EXHAUSTED: writing: No space left on device [os_error_code='28']")
+
+  def failed():
+    kept = checkpoints.Checkpoints(tmp_path)
+    try:
+      kept.save(make_state())
+      kept.wait()
+    except RunError as error:
+      return str(error)
+
+  monkeypatch.setattr(tensorstore, "open", open_and_fail)
+  assert "No space left on device. Those before are whole" in failed()
+  gc.collect()  # asyncio tells of a write when it is forgotten
+  assert len(opened) > 5 and not caplog.records
