@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pathlib
+import re
 import sys
 import zlib
 from collections.abc import Callable
@@ -20,7 +21,9 @@ _log = logging.getLogger("nc_jax")
 logging.getLogger("absl").addFilter(
   lambda record: not (record.exc_info and "/orbax/" in record.pathname)
 )
-logging.getLogger("asyncio").addFilter(lambda record: "/orbax/" not in record.getMessage())
+logging.getLogger("asyncio").addFilter(
+  lambda record: not re.search("orbax|OCDBT", record.getMessage())
+)
 
 
 class _Manager(ocp.CheckpointManager):

@@ -158,14 +158,32 @@ def test_a_failed_save_names_the_folder_and_the_cause(tmp_path, monkeypatch, err
     kept.wait()
 
 
-def test_writes_that_fail_one_after_another_are_told_once(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("waits", ["its coroutine", "a future"])
+def test_writes_that_fail_one_after_another_are_told_once(tmp_path, monkeypatch, caplog, waits):
   opened = []
 
-  async def open_and_fail(*_, **__):
-    opened.append(None)
-    for _ in opened[:]:  # each fails later than the one before, some after nobody waits any more
+  def full():
+    return ValueError('Error writing "step/0" in OCDBT database "x": No space left on device [a]')
+
+  async def fails(turns):
+    for _ in range(turns):
       await asyncio.sleep(0)
-    raise ValueError("RESOURCE_EXHAUSTED: writing: No space left on device [os_error_code='28']")
+    raise full()
+
+  def fails_in_future(turns, future):
+    if not turns:
+      future.set_exception(full())
+    else:
+      asyncio.get_running_loop().call_soon(fails_in_future, turns - 1, future)
+
+  def open_and_fail(*_, **__):
+    """Each later than the one before, so that some fail after nobody waits any more."""
+    opened.append(None)
+    if waits == "its coroutine":
+      return fails(len(opened))
+    future = asyncio.get_running_loop().create_future()
+    fails_in_future(len(opened), future)
+    return future
 
   def failed():
     kept = checkpoints.Checkpoints(tmp_path)
