@@ -78,7 +78,7 @@ def collapse(rows: list[dict]) -> Figure:
 
 def overview(rows: list[dict]) -> Figure:
   """NC1 to NC4 of the penultimate layer, train solid and test dotted."""
-  figure = Figure(figsize=(10, 7))
+  figure = Figure(figsize=(10, 7.5))
   for axes, (title, keys, logarithmic) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
     for key, colour in zip(keys, _COLOURS, strict=False):
       for split, line in (("train", "-"), ("test", ":")):
@@ -91,8 +91,8 @@ def overview(rows: list[dict]) -> Figure:
       axes.set_ylim(bottom=0)
     _mark_terminal_phase(axes, rows)
     _epochs_on_x(axes, rows)
-    if axes.lines:
-      axes.legend(fontsize=8)
+    if axes.lines:  # below, where no curve can be
+      axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
   figure.suptitle("Neural collapse, penultimate layer: train solid, test dotted; 0 at collapse")
   return figure
 
