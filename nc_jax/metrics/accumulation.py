@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from nc_jax.metrics import fold, inputs, sharding
-from nc_jax.metrics.centring import choose
+from nc_jax.metrics.centring import check_conventions
 from nc_jax.metrics.moments import ClassMoments, all_reduce, merge
 from nc_jax.metrics.products import add_blocks, gram_blocks, join_blocks, panels, split_blocks
 
@@ -23,8 +23,9 @@ def accumulate(
   the classes in a chunk are touched. Features in NumPy go to the device slice by slice, so they
   may be larger than its memory; a CPU reads large contiguous ones where they lie. Features that a
   NamedSharding splits by examples stay where they are: each device folds its own, and the moments
-  are communicated once. Into moments that are split by columns, the examples travel instead, chunk
-  by chunk.
+  are communicated once. (Inside jit XLA would gather them: there a shard_map is to be written, of
+  all_reduce(accumulate(...), axis).) Into moments that are split by columns, the examples travel
+  instead, chunk by chunk.
 
   Args:
     moments: what has been seen so far.
@@ -78,7 +79,7 @@ def within_covariance(
 
   Raises: as `accumulate`; ValueError for an unknown `within`.
   """
-  choose("within", within, ("samples", "classes"))
+  check_conventions(within=within)
   inputs.check_moments(moments)
   given = (features, labels, mask)
   features, labels, mask = inputs.check_examples(*given, moments.num_classes, moments.dim)
@@ -99,20 +100,20 @@ def within_covariance(
 def _covariance(features, labels, mask, skip, moments, within, split) -> Array:
   """`split`: mesh and axes of the examples; for split moments, whether these lie by rows."""
   dtype, columns = moments.mean.dtype, moments.columns
-  count = jnp.maximum(moments.count, 1).astype(dtype)
-  if within == "classes":
-    weights = 1 / (count * jnp.sum(moments.count > 0))
-  else:
-    weights = jnp.ones_like(count) / jnp.sum(moments.count)
+
+  def weights_of(moments):
+    if within == "samples":
+      return jnp.ones_like(moments.spread) / moments.examples
+    return 1 / (jnp.maximum(moments.count, 1).astype(dtype) * jnp.sum(moments.count > 0))
 
   def rows_of(chunk, moments):
     h, y, keep = chunk
     keep &= (y >= 0) & (y < moments.num_classes)
     y = jnp.where(keep, y, 0)
     away = (h.astype(dtype) - moments.reference[y]) - moments.mean[y]
-    return jnp.where(keep[:, None], jnp.sqrt(weights)[y][:, None] * away, 0)
+    return jnp.where(keep[:, None], jnp.sqrt(weights_of(moments))[y][:, None] * away, 0)
 
-  def local(features, labels, mask):
+  def local(features, labels, mask, moments):
     def step(blocks, chunk):
       rows = rows_of(chunk, moments)
       more = gram_blocks([rows[:, own] for own in panels(moments.dim)])
@@ -135,16 +136,16 @@ def _covariance(features, labels, mask, skip, moments, within, split) -> Array:
     specs = (*columns.examples(split), columns.specs(moments))
     return columns.map(local_columns, specs, columns.rows)(features, labels, mask, moments)
   if split is None:
-    return local(features, labels, mask)
+    return local(features, labels, mask, moments)
   mesh, axes = split
-  rows = PartitionSpec(axes)
+  rows, whole = PartitionSpec(axes), PartitionSpec()
   return jax.shard_map(
     lambda *args: lax.psum(local(*args), axes),
     mesh=mesh,
-    in_specs=(rows, rows, rows),
-    out_specs=PartitionSpec(),
+    in_specs=(rows, rows, rows, whole),
+    out_specs=whole,
     check_vma=False,
-  )(features, labels, mask)
+  )(features, labels, mask, moments)
 
 
 def _fold(

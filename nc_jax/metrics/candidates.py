@@ -3,6 +3,7 @@
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -10,8 +11,47 @@ from nc_jax.metrics.centring import centre, logits_at_centre
 from nc_jax.metrics.columns import Columns
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST
+from nc_jax.metrics.sharding import varying
 
 CLASS_TILE = 512  # scores are held for this many classes at a time
+
+
+_BLOCK = 32  # near ties settled at a time
+
+
+class Question(NamedTuple):
+  """One choice to be made among K classes, by the highest score; the first of equals wins.
+
+  Scores are products and round. Those nearer to one another than that are compared in pairs,
+  k against j, by what does not: ‖h − μ_j‖² − ‖h − μ_k‖² = (a_j − a_k)·(a_j + a_k) with
+  a = (h − reference) − mean, or (w_k − w_j)·h + b_k − b_j. Means that are closer to each other
+  than 1e-3 of their distance from μ_G would be mistaken, and exact ties be anybody's.
+
+  Attributes:
+    rows, bias: [K, D] and [K], score_k = (h − μ_G)·rows_k + bias_k.
+    pairs: (reference, mean), [K, D] each, of class means; (weight, bias), [K, D] and [K], of a
+      head; None where near ties are left to the scores.
+  """
+
+  rows: Array
+  bias: Array
+  pairs: tuple[Array, Array] | None
+
+  def ahead(self, features: Array, index: Array, other: Array) -> Array:
+    """[B] by how much class `index` [B] is ahead of the `other` [B], for features [B, D]."""
+    first, second = self.pairs
+    if second.ndim == 1:
+      slope = first[index] - first[other]
+      return jnp.sum(slope * features, axis=1) + (second[index] - second[other])
+    own, its = ((features - first[k]) - second[k] for k in (index, other))
+    return jnp.sum((its - own) * (its + own), axis=1)
+
+  def precision(self, about: Array) -> Array:
+    """[B] what rounding may take from a score of h − μ_G = `about` [B, D]."""
+    size = jnp.sqrt(jnp.max(jnp.sum(self.rows**2, axis=1)))
+    most = jnp.max(jnp.where(jnp.isfinite(self.bias), jnp.abs(self.bias), 0))
+    length = jnp.sqrt(jnp.sum(about**2, axis=1))
+    return 100 * jnp.finfo(about.dtype).eps * (length * size + most)
 
 
 class Candidates(NamedTuple):
@@ -23,59 +63,75 @@ class Candidates(NamedTuple):
 
   Attributes:
     base, offset: [D], whose sum is μ_G.
-    rivals: (rows [K, D], biases [K]) of the class means and, with a head, of the head. For split
-      moments a device holds whole rows of some of the classes; see `Columns.by_classes`.
+    questions: of the class means and, with a head, of the head. For split moments a device holds
+      whole rows of some of the classes, see `Columns.by_classes`, and settles no near ties.
   """
 
   base: Array
   offset: Array
-  rivals: list[tuple[Array, Array]]
+  questions: list[Question]
 
   @classmethod
   def of(cls, moments: ClassMoments, head: Head | None = None) -> "Candidates":
     centred = centre(moments)
     means, present, _, base, offset = centred
-    rivals = [(means, jnp.where(present, -jnp.sum(means**2, axis=1) / 2, -jnp.inf))]
+    bias = jnp.where(present, -jnp.sum(means**2, axis=1) / 2, -jnp.inf)
+    questions = [Question(means, bias, (moments.reference, moments.mean))]
     if head is not None:
-      rivals.append((head.weight, logits_at_centre(centred, head)))
+      own = jnp.zeros_like(bias) if head.bias is None else head.bias
+      logits = logits_at_centre(centred, head)
+      questions.append(Question(head.weight, logits, (head.weight, own)))
     if (columns := moments.columns) is not None:
       padded = -moments.num_classes % columns.mesh.size
-      rivals = [
-        (columns.by_classes(rows), jnp.pad(bias, (0, padded), constant_values=-jnp.inf))
-        for rows, bias in rivals
+      questions = [
+        Question(
+          columns.by_classes(each.rows),
+          jnp.pad(each.bias, (0, padded), constant_values=-jnp.inf),
+          None,
+        )
+        for each in questions
       ]
-    return cls(base, offset, rivals)
+    return cls(base, offset, lax.stop_gradient(questions))
 
   def chosen_by(self, features: Array, columns: Columns | None = None) -> list[Array]:
     """The nearest present class mean [B] int32 and, with a head, its choice."""
-    base, offset, rivals = self
-    about = (features.astype(base.dtype) - base) - offset
+    base, offset, questions = self
+    features = lax.stop_gradient(features.astype(base.dtype))
+    about = (features - base) - offset
     if columns is None:
-      return [index for _, index in _best_rows(about, rivals)]
-    best = _best_rows(columns.whole(about), rivals)
-    classes = len(rivals[0][1])
+      return [index for _, index in _best_rows(features, about, questions)]
+    best = _best_rows(features, columns.whole(about), questions)
+    classes = len(questions[0].bias)
     return [columns.first_of_best(score, index, classes) for score, index in best]
 
 
-def _best_rows(features: Array, rivals: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
-  """`_best_row` of each (rows [K, D], bias [K])."""
-  if len(rivals) * len(rivals[0][1]) > CLASS_TILE:
-    return [_best_row(features, rows, bias) for rows, bias in rivals]
+def _best_rows(
+  features: Array, about: Array, questions: list[Question]
+) -> list[tuple[Array, Array]]:
+  """[B] the highest score of each question, and whose it is, int32."""
+  if len(questions) * len(questions[0].bias) > CLASS_TILE:
+    return [_best_row(features, about, each) for each in questions]
   # Of few classes, one product for all: a narrow one takes as long.
-  rows, biases = (jnp.concatenate(x) for x in zip(*rivals, strict=True))
-  scores = jnp.matmul(features, rows.T, precision=HIGHEST) + biases
-  return [_best(own) for own in jnp.split(scores, len(rivals), axis=1)]
+  rows = jnp.concatenate([each.rows for each in questions])
+  scores = jnp.matmul(about, rows.T, precision=HIGHEST)
+  scores += jnp.concatenate([each.bias for each in questions])
+  return [
+    _best(own, features, each, each.precision(about))
+    for own, each in zip(jnp.split(scores, len(questions), axis=1), questions, strict=True)
+  ]
 
 
-def _best_row(features: Array, rows: Array, bias: Array) -> tuple[Array, Array]:
-  """[B] max_k of features·rows_k + bias_k, and its k, int32; the first of equals, by tiles."""
-  num_classes = rows.shape[0]
+def _best_row(features: Array, about: Array, question: Question) -> tuple[Array, Array]:
+  """The same of one question, by tiles of classes."""
+  num_classes = len(question.bias)
+  precision = question.precision(about)
 
-  def best(rows: Array, bias: Array) -> tuple[Array, Array]:
-    return _best(jnp.matmul(features, rows.T, precision=HIGHEST) + bias)
+  def best(question: Question) -> tuple[Array, Array]:
+    scores = jnp.matmul(about, question.rows.T, precision=HIGHEST) + question.bias
+    return _best(scores, features, question, precision)
 
   if num_classes <= 2 * CLASS_TILE:
-    return best(rows, bias)
+    return best(question)
   tiles = -(-num_classes // CLASS_TILE)
   width = -(-num_classes // tiles)
 
@@ -83,21 +139,61 @@ def _best_row(features: Array, rows: Array, bias: Array) -> tuple[Array, Array]:
     # The last tile starts early rather than run over; seeing a class twice changes nothing.
     start = jnp.minimum(tile * width, num_classes - width)
     cut = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=width)
-    score, index = best(cut(rows), cut(bias))
-    better = score > champion[0]
-    return (
-      jnp.where(better, score, champion[0]),
-      jnp.where(better, start + index, champion[1]),
-    ), None
+    score, index = best(jax.tree.map(cut, question))
+    index += start
+    margin = score - champion[0]
+    if question.pairs is not None:
+      close = jnp.abs(margin) <= precision
+      margin = lax.cond(
+        jnp.any(close),
+        lambda: jnp.where(close, question.ahead(features, index, champion[1]), margin),
+        lambda: margin,
+      )
+    better = margin > 0
+    return (jnp.where(better, score, champion[0]), jnp.where(better, index, champion[1])), None
 
-  worst = jnp.full(features.shape[0], -jnp.inf, features.dtype)
-  first = (worst, jnp.zeros_like(worst, jnp.int32))
+  worst = jnp.full_like(precision, -jnp.inf)
+  first = varying((worst, jnp.zeros_like(worst, jnp.int32)), about)
   return lax.scan(step, first, jnp.arange(tiles))[0]
 
 
-def _best(scores: Array) -> tuple[Array, Array]:
-  """[B] the highest of scores [B, K], and where it is first, int32."""
+def _best(
+  scores: Array, features: Array, question: Question, precision: Array
+) -> tuple[Array, Array]:
+  """[B] the highest of scores [B, K], and where it is first, int32; near ties are settled."""
   # Not jnp.argmax, which a CPU runs score by score: the largest, then the first that equals it.
   score, last = jnp.max(scores, axis=1), scores.shape[1] - 1
-  index = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
-  return score, jnp.min(jnp.where(scores == score[:, None], index, last), axis=1)
+  number = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+  index = jnp.min(jnp.where(scores == score[:, None], number, last), axis=1)
+  if question.pairs is None:
+    return score, index
+  close = scores >= (score - precision)[:, None]
+  tied = jnp.sum(close, axis=1) > 1
+  (order,) = jnp.nonzero(tied, size=tied.size, fill_value=0)  # those in need come first
+  rows = min(_BLOCK, tied.size)
+
+  def settle(block, index):
+    places = lax.dynamic_slice_in_dim(order, block * rows, rows)
+    return index.at[places].set(_first_ahead(features[places], close[places], question))
+
+  return score, lax.fori_loop(0, -(-jnp.sum(tied) // rows), settle, index)
+
+
+def _first_ahead(features: Array, close: Array, question: Question) -> Array:
+  """[B] the best of the classes that are `close` [B, K]: one after another against the leader."""
+
+  def first(left):
+    return jnp.argmax(left, axis=1).astype(jnp.int32)
+
+  def without(left, index):
+    return left & (lax.broadcasted_iota(jnp.int32, left.shape, 1) != index[:, None])
+
+  def meet(state):
+    leader, left = state
+    index = first(left)
+    better = jnp.any(left, axis=1) & (question.ahead(features, index, leader) > 0)
+    return jnp.where(better, index, leader), without(left, index)
+
+  leader = first(close)
+  state = leader, without(close, leader)
+  return lax.while_loop(lambda state: jnp.any(state[1]), meet, state)[0]

@@ -9,6 +9,12 @@ from jax import Array, lax
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST
 
+CONVENTIONS = {
+  "global_mean": ("classes", "samples"),
+  "within": ("samples", "classes"),
+  "between": ("classes", "samples"),
+}  # the default first
+
 
 class Centred(NamedTuple):
   """The class means of C present classes, seen from the global mean.
@@ -43,7 +49,7 @@ def centre(moments: ClassMoments, global_mean: str = "classes") -> Centred:
     global_mean: "classes" averages the class means; "samples" the examples, which weighs class
       k by n_k / N. Equal for balanced classes.
   """
-  choose("global_mean", global_mean, ("classes", "samples"))
+  check_conventions(global_mean=global_mean)
   dtype = moments.mean.dtype
   present = moments.count > 0
   classes = jnp.sum(present).astype(dtype)
@@ -75,8 +81,8 @@ def sample_weights(moments: ClassMoments) -> Array:
   return count / jnp.maximum(jnp.sum(count), 1)
 
 
-def choose(name: str, value: str, known: tuple[str, ...]) -> str:
-  """`value`, or a ValueError that lists the known ones."""
-  if value not in known:
-    raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-  return value
+def check_conventions(**chosen: str):
+  """ValueError for a value that is none of CONVENTIONS[name]."""
+  for name, value in chosen.items():
+    if value not in CONVENTIONS[name]:
+      raise ValueError(f"{name} must be one of {', '.join(CONVENTIONS[name])}; got {value!r}")

@@ -44,17 +44,18 @@ class Columns:
     """How [D] and [D, D] arrays lie, and examples that are spread by rows."""
     return PartitionSpec(self.axes)
 
-  def check(self, dim: int) -> "Columns":
-    """Itself; ValueError where D columns do not divide over the devices."""
-    if not isinstance(self.mesh, Mesh):
-      raise TypeError(f"mesh must be a jax.sharding.Mesh; got {type(self.mesh).__name__}")
-    if dim % self.mesh.size:
-      fit = [n for n in range(1, self.mesh.size) if dim % n == 0]
+  @classmethod
+  def over(cls, mesh: Mesh, dim: int) -> "Columns":
+    """Those of a mesh; ValueError where D columns do not divide over its devices."""
+    if not isinstance(mesh, Mesh):
+      raise TypeError(f"mesh must be a jax.sharding.Mesh; got {type(mesh).__name__}")
+    if dim % mesh.size:
+      fit = [n for n in range(1, mesh.size) if dim % n == 0]
       raise ValueError(
         f"dim must divide over the devices of the mesh, which hold its columns; got dim = {dim} "
-        f"and {self.mesh.size} devices: take a mesh of {' or '.join(map(str, fit))}"
+        f"and {mesh.size} devices: take a mesh of {' or '.join(map(str, fit))}"
       )
-    return self
+    return cls(inputs.automatic(mesh))
 
   def shardings(self) -> tuple[NamedSharding, NamedSharding, NamedSharding]:
     """Of what is whole on every device, of [K, D] arrays, and of [D, D] arrays."""

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from nc_jax.metrics import certainty, inputs, sharding
 from nc_jax.metrics.candidates import Candidates
-from nc_jax.metrics.moments import ClassMoments, Head
+from nc_jax.metrics.moments import ClassMoments, Head, fitting_head
 from nc_jax.metrics.products import HIGHEST, squared_norms
 from nc_jax.metrics.variability import Whitener, whitener
 
@@ -25,7 +25,7 @@ class Decisions:
   `whitened`, with a scatter at hand.
 
   Attributes:
-    count: [] int32, examples with a label in [0, K) and not masked.
+    count: [] int32, examples with a label in [0, K) and not masked; below 2³¹.
     placed: [] int32, those whose class has a mean.
     ncc_wrong: [] int32, the nearest class mean is not that of the label; an example whose class
       has no mean is always wrong.
@@ -99,9 +99,18 @@ class Decisions:
       answers.append("conventions {}, {}".format(*self.conventions))
     return ", ".join(answers) or "neither"
 
+  @property
+  def number(self) -> Array:
+    """[] `count` as a float; nan if a feature or a mean was not finite."""
+    finite = jnp.isfinite(self.feature_norm + self.own_distance)
+    return jnp.where(finite, self.count.astype(self.feature_norm.dtype), jnp.nan)
+
   def shares(self) -> dict[str, Array]:
-    """NC4 by key, and the mean norm of the features; nan without examples."""
-    count = self.count.astype(self.feature_norm.dtype)
+    """NC4 by key, and the mean norm of the features; nan without examples.
+
+    nan too where a feature or a class mean is not finite: nothing is nearest then.
+    """
+    count = self.number
     values = {"nc4/ncc_error": self.ncc_wrong / count}
     if self.mismatch is not None:
       values["nc4/ncc_mismatch"] = self.mismatch / count
@@ -145,7 +154,7 @@ def decide(
   given = (features, labels, mask, head)
   features, labels, mask = inputs.check_examples(*given[:3], moments.num_classes, moments.dim)
   columns = moments.columns
-  head = None if head is None else head.check(moments.num_classes, moments.dim, columns)
+  head = fitting_head(head, moments)
   if moments.scatter is not None or not moments.decomposable:
     projection = None
   elif projection is None:
@@ -171,11 +180,7 @@ def decide(
 def nearest_class(features, moments: ClassMoments) -> Array:
   """[N] int32, the present class whose mean is nearest to each example; 0 if there is none."""
   inputs.check_moments(moments)
-  given, features = features, inputs.as_real(features, "features")
-  if features.ndim != 2 or features.shape[1] != moments.dim:
-    raise ValueError(
-      f"features must have shape [N, D] = [N, {moments.dim}]; got {list(features.shape)}"
-    )
+  given, features = features, inputs.as_features(features, "features", moments.dim)
   return inputs.finished(_nearest_of(features, moments), given)
 
 
@@ -193,18 +198,22 @@ def _nearest_of(features, moments: ClassMoments) -> Array:
     parts = sharding.host_slices((features,), moments.num_classes)
     nearest = [_nearest(part, moments)[skip:] for (part,), skip in parts]
     return nearest[0] if len(nearest) == 1 else jnp.concatenate(nearest)
-  mesh, axes = split
-  rows = PartitionSpec(axes)
-  local = jax.shard_map(
-    _nearest, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows, check_vma=False
-  )
-  return local(features, moments)
+  return _nearest_sharded(features, moments, *split)
 
 
 @jax.jit
 def _nearest(features: Array, moments: ClassMoments) -> Array:
   candidates = Candidates.of(moments)
   return sharding.map_chunks(lambda h: candidates.chosen_by(h)[0], features)
+
+
+@jax.jit(static_argnums=(2, 3))
+def _nearest_sharded(features: Array, moments: ClassMoments, mesh, axes) -> Array:
+  rows, whole = PartitionSpec(axes), PartitionSpec()
+  local = jax.shard_map(
+    _nearest, mesh=mesh, in_specs=(rows, whole), out_specs=rows, check_vma=False
+  )
+  return local(features, moments)
 
 
 @jax.jit(static_argnums=2)
@@ -257,7 +266,7 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
       guess, *choice = choices(h)
     else:
       certain = ~keep | (own_distance < radii[y] ** 2)
-      number, rows = len(candidates.rivals), -(-h.shape[0] // 8)
+      number, rows = len(candidates.questions), -(-h.shape[0] // 8)
       guess, *choice = certainty.where_needed(choices, h, y, certain, number, rows)
     closest = lax.cond(
       jnp.any(guess != y),

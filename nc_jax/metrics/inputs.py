@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 
 def float_dtype() -> np.dtype:
@@ -19,10 +20,15 @@ def as_array(x, name: str):
   """`x` as a NumPy or JAX array, without a copy where its framework allows.
 
   Torch tensors come through NumPy's protocol, or through DLPack where NumPy cannot hold them
-  (bfloat16, or memory on an accelerator); a gradient tape they carry is left behind.
+  (bfloat16, or memory on an accelerator); a gradient tape they carry is left behind. JAX arrays on
+  a mesh of explicit axes are taken as they lie, on one of automatic axes.
   """
-  if isinstance(x, (np.ndarray, jax.Array)):
+  if isinstance(x, np.ma.MaskedArray):
+    raise TypeError(f"{name} must be a plain array; got a masked one, whose mask would be lost")
+  if isinstance(x, np.ndarray):
     return x
+  if isinstance(x, jax.Array):
+    return _on_automatic_axes(x, name)
   if hasattr(x, "detach"):
     x = x.detach()
   try:
@@ -31,11 +37,11 @@ def as_array(x, name: str):
     if not hasattr(x, "__dlpack__"):
       raise TypeError(f"{name} must be an array; got {type(x).__name__}: {error}") from error
   try:
-    return jnp.from_dlpack(x)
+    return jnp.from_dlpack(x.contiguous() if hasattr(x, "contiguous") else x)
   except Exception as error:  # whatever the exporting framework raises
     raise TypeError(
       f"{name} of type {type(x).__name__} can be read neither by NumPy nor through DLPack "
-      f"({error}); move it to the CPU first"
+      f"({error}); move it to the CPU, as a dense array, first"
     ) from error
 
 
@@ -51,15 +57,40 @@ def finished(result, *arguments):
   return result
 
 
-def as_real(x, name: str):
-  """`x` as an array of real numbers, dtype unchanged; TypeError for anything else."""
-  x = as_array(x, name)
-  if not (jnp.issubdtype(x.dtype, jnp.floating) or _is_integer(x.dtype)):
-    raise TypeError(f"{name} must hold real numbers; got dtype {x.dtype}")
+def as_features(x, name: str, dim: int | None = None):
+  """`x` as an array of real numbers, [N, D]; ValueError for another shape."""
+  x = as_real(x, name)
+  if x.ndim != 2 or dim not in (None, x.shape[1]):
+    expected = "[N, D]" if dim is None else f"[N, D] = [N, {dim}]"
+    raise ValueError(f"{name} must have shape {expected}; got {list(x.shape)}")
   return x
 
 
-def check_examples(features, labels, mask, num_classes: int, dim: int):
+def automatic(mesh: Mesh) -> Mesh:
+  """The same devices along axes that leave the choice to XLA; jax.make_mesh makes explicit ones."""
+  return Mesh(mesh.devices, mesh.axis_names)
+
+
+def as_real(x, name: str):
+  """`x` as an array of real numbers; TypeError for anything else.
+
+  The dtype is unchanged where JAX knows it. It knows neither other byte orders nor long double, and
+  would cut integers of 64 bits down to 32.
+  """
+  x = as_array(x, name)
+  if not (np.issubdtype(x.dtype, np.floating) or jnp.issubdtype(x.dtype, jnp.floating)):
+    if not _is_integer(x.dtype):
+      raise TypeError(f"{name} must hold real numbers; got dtype {x.dtype}")
+  if isinstance(x, np.ndarray):
+    wide = x.dtype.itemsize > 8 or (x.dtype.kind in "iu" and x.dtype.itemsize == 8)
+    if wide or not x.dtype.isnative:
+      return x.astype(float_dtype())
+  return x
+
+
+def check_examples(
+  features, labels, mask, num_classes: int, dim: int | None = None, prefix: str = ""
+):
   """The arguments of one batch as arrays; a bad shape, dtype or value raises here.
 
   Args:
@@ -67,7 +98,8 @@ def check_examples(features, labels, mask, num_classes: int, dim: int):
     labels: [N] integers in [0, num_classes).
     mask: [N] bool, or numbers that are 0 or 1; None counts every example.
     num_classes: K.
-    dim: D.
+    dim: D; None takes that of the features.
+    prefix: of the names of the arguments, in errors.
 
   Returns:
     features [N, D], labels [N] int32, mask [N] bool or None.
@@ -78,28 +110,35 @@ def check_examples(features, labels, mask, num_classes: int, dim: int):
       or a mask value other than 0 and 1. Values inside jit cannot be seen: such examples are
       left out and counted in `dropped`.
   """
-  features = as_real(features, "features")
-  labels = as_array(labels, "labels")
-  if features.ndim != 2 or features.shape[1] != dim:
-    raise ValueError(f"features must have shape [N, D] = [N, {dim}]; got {list(features.shape)}")
-  expected = f"[N] = [{features.shape[0]}] to match features {list(features.shape)}"
+  features = as_features(features, f"{prefix}features", dim)
+  labels = as_array(labels, f"{prefix}labels")
+  expected = f"[N] = [{features.shape[0]}] to match {prefix}features {list(features.shape)}"
   if labels.shape != features.shape[:1]:
-    raise ValueError(f"labels must have shape {expected}; got {list(labels.shape)}")
+    raise ValueError(f"{prefix}labels must have shape {expected}; got {list(labels.shape)}")
   if not _is_integer(labels.dtype):
-    raise TypeError(f"labels must be integers; got dtype {labels.dtype}")
+    raise TypeError(f"{prefix}labels must be integers; got dtype {labels.dtype}")
   if mask is not None:
-    mask = as_array(mask, "mask")
+    mask = as_array(mask, f"{prefix}mask")
     if mask.shape != features.shape[:1]:
-      raise ValueError(f"mask must have shape {expected}; got {list(mask.shape)}")
+      raise ValueError(f"{prefix}mask must have shape {expected}; got {list(mask.shape)}")
     if mask.dtype != bool:
-      mask = _as_mask(as_real(mask, "mask"))
+      mask = _as_mask(as_real(mask, f"{prefix}mask"), f"{prefix}mask")
   if not is_traced(labels, mask) and _is_local(labels) and _is_local(mask):
-    _check_range(np.asarray(labels), None if mask is None else np.asarray(mask), num_classes)
+    values = np.asarray(labels), None if mask is None else np.asarray(mask)
+    _check_range(*values, num_classes, f"{prefix}labels")
   return features, _as_int32(labels, num_classes), mask
+
+
+def check_size(name: str, value):
+  """ValueError unless `value` counts something."""
+  if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+    raise ValueError(f"{name} must be a positive integer; got {value!r}")
 
 
 def check_moments(moments, name: str = "moments"):
   """Raises unless `moments` holds one state, not a stack of states with a device axis."""
+  if not hasattr(moments, "reference"):
+    raise TypeError(f"{name} must be nc.ClassMoments; got {type(moments).__name__}")
   if moments.mean.ndim != 2:
     raise ValueError(
       f"{name}.mean must have shape [K, D]; got {list(moments.mean.shape)}: reduce or index the "
@@ -107,41 +146,60 @@ def check_moments(moments, name: str = "moments"):
     )
 
 
+def _on_automatic_axes(x: jax.Array, name: str) -> jax.Array:
+  if isinstance(x, jax.core.Tracer):
+    if any(jax.typeof(x).sharding.spec):
+      raise ValueError(
+        f"{name} inside jit lie on explicit axes of a mesh, {jax.typeof(x)}: let XLA choose, by "
+        "jax.sharding.auto_axes or a mesh of jax.sharding.AxisType.Auto"
+      )
+    return x
+  sharding = x.sharding
+  if not isinstance(sharding, NamedSharding) or not sharding.mesh.explicit_axes:
+    return x
+  if jax.sharding.get_abstract_mesh().explicit_axes:
+    raise ValueError(
+      f"{name} lie on a mesh of explicit axes, which jax.set_mesh has made the context's too: "
+      "measure outside of it, or set a mesh of jax.sharding.AxisType.Auto"
+    )
+  return jax.device_put(x, NamedSharding(automatic(sharding.mesh), sharding.spec))
+
+
 def _is_integer(dtype) -> bool:
   """NumPy counts spans of time among the integers too."""
   return jnp.issubdtype(dtype, jnp.integer) and dtype.kind != "m"
 
 
-def _as_mask(mask):
+def _as_mask(mask, name: str):
   if not is_traced(mask) and _is_local(mask):
     values = np.asarray(mask)
     wrong = (values != 0) & (values != 1)
     if wrong.any():
       raise ValueError(
-        f"mask must be bool, or 0 and 1; got {values[wrong][0]} at {int(np.argmax(wrong))}"
+        f"{name} must be bool, or 0 and 1; got {values[wrong][0]} at {int(np.argmax(wrong))}"
       )
   return mask != 0
 
 
-def _check_range(labels: np.ndarray, mask, num_classes: int):
+def _check_range(labels: np.ndarray, mask, num_classes: int, name: str):
   """Raises for a counted label outside [0, K); a masked example may carry any label."""
   wrong = (labels < 0) | (labels >= num_classes)
   if mask is not None:
     wrong &= mask
   if wrong.any():
     raise ValueError(
-      f"labels must lie in [0, {num_classes}); got {labels[wrong][0]} at {int(np.argmax(wrong))} "
+      f"{name} must lie in [0, {num_classes}); got {labels[wrong][0]} at {int(np.argmax(wrong))} "
       f"({int(wrong.sum())} of {labels.size} labels)"
     )
 
 
 def _as_int32(labels, num_classes: int):
-  """Labels as int32; what int32 cannot hold becomes -1, which is outside too."""
+  """Labels as int32; those that int32 may not hold become K, which is outside [0, K) too."""
   if labels.dtype == np.int32:
     return labels
   if jnp.iinfo(labels.dtype).max > np.iinfo(np.int32).max:
     labels = (np if isinstance(labels, np.ndarray) else jnp).where(
-      labels < num_classes, labels, labels.dtype.type(num_classes)
+      (labels >= 0) & (labels < num_classes), labels, labels.dtype.type(num_classes)
     )
   return labels.astype(np.int32)
 

@@ -28,7 +28,7 @@ class ClassMoments:
   masked example is an absent one, and spread.sum() equals the trace of scatter.
 
   Attributes:
-    count: [K] int32, examples per class.
+    count: [K] int32, examples per class, below 2³¹ each.
     reference: [K, D], the point each class is measured from; 0 for a class not yet seen.
     mean: [K, D], class mean minus reference.
     spread: [K], sum of squared distances to the own class mean.
@@ -62,10 +62,9 @@ class ClassMoments:
         that is made of these moments works in place, and no device ever holds them whole.
     """
     for name, value in (("num_classes", num_classes), ("dim", dim)):
-      if not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a positive integer; got {value!r}")
+      inputs.check_size(name, value)
     dtype = inputs.float_dtype()
-    columns = None if mesh is None else Columns(mesh).check(dim)
+    columns = None if mesh is None else Columns.over(mesh, dim)
     if columns is not None and scatter and not decomposable(dim, dim, dtype.itemsize):
       raise ValueError(
         f"a [D, D] scatter of dim = {dim} is too large to be decomposed on one device (see "
@@ -108,9 +107,7 @@ class ClassMoments:
     """
     from nc_jax.metrics import accumulation  # which builds on this file
 
-    features = inputs.as_real(features, "features")
-    if features.ndim != 2:
-      raise ValueError(f"features must have shape [N, D]; got {list(features.shape)}")
+    features = inputs.as_features(features, "features")
     moments = cls.empty(num_classes, features.shape[1], scatter=scatter, mesh=mesh)
     if reference is None:
       return accumulation.accumulate(moments, features, labels, mask)
@@ -133,6 +130,11 @@ class ClassMoments:
   def dim(self) -> int:
     """D, the width of the features."""
     return self.mean.shape[-1]
+
+  @property
+  def examples(self) -> Array:
+    """[] N, as a float: int32 ends at 2³¹, which all classes together may exceed."""
+    return jnp.sum(self.count.astype(self.mean.dtype))
 
   @property
   def decomposable(self) -> bool:
@@ -194,6 +196,14 @@ class Head:
 
     The weight is split like the moments' means, if these are.
     """
+    weight, bias = self.fitting(num_classes, dim)
+    dtype = inputs.float_dtype()
+    return Head(
+      as_means(weight, dtype, columns), None if bias is None else jnp.asarray(bias, dtype)
+    )
+
+  def fitting(self, num_classes: int, dim: int) -> tuple:
+    """Weight and bias, or None, as arrays; ValueError if their shapes do not fit K and D."""
     weight = inputs.as_real(self.weight, "weight")
     if weight.shape != (num_classes, dim):
       hint = ""
@@ -205,10 +215,25 @@ class Head:
     bias = None if self.bias is None else inputs.as_real(self.bias, "bias")
     if bias is not None and bias.shape != (num_classes,):
       raise ValueError(f"bias must have shape [K] = [{num_classes}]; got {list(bias.shape)}")
-    dtype = inputs.float_dtype()
-    return Head(
-      as_means(weight, dtype, columns), None if bias is None else jnp.asarray(bias, dtype)
-    )
+    return weight, bias
+
+
+def head_of(weight, bias, num_classes: int, dim: int) -> Head | None:
+  """The head of a weight and a bias, or None; ValueError if they do not fit K and D."""
+  if weight is None:
+    if bias is not None:
+      raise ValueError("bias needs a weight")
+    return None
+  return Head(*Head(weight, bias).fitting(num_classes, dim))
+
+
+def fitting_head(head: Head | None, moments: ClassMoments) -> Head | None:
+  """The head, checked against the moments and laid like their means; None if there is none."""
+  if head is None:
+    return None
+  if not isinstance(head, Head):
+    raise TypeError(f"head must be nc.Head(weight, bias); got {type(head).__name__}")
+  return head.check(moments.num_classes, moments.dim, moments.columns)
 
 
 def as_means(rows, dtype, columns: Columns | None) -> Array:
@@ -232,6 +257,8 @@ def merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
 
   References: Chan, Golub and LeVeque 1983, The American Statistician 37(3).
   """
+  inputs.check_moments(a, "a")
+  inputs.check_moments(b, "b")
   if a.mean.shape != b.mean.shape:
     raise ValueError(
       f"moments of equal [K, D] can be merged; got {list(a.mean.shape)} and {list(b.mean.shape)}"

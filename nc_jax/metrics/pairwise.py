@@ -1,5 +1,6 @@
 """Statistics over pairs of classes, tile by tile: never a [K, K] array, never the diagonal."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,8 +12,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from nc_jax.metrics.centring import Centred, centre
 from nc_jax.metrics.columns import Columns
+from nc_jax.metrics.inputs import automatic
 from nc_jax.metrics.moments import ClassMoments
 from nc_jax.metrics.products import HIGHEST
+from nc_jax.metrics.sharding import varying
 
 TILE = 1024  # classes per side: 4 MiB of float32 a tile
 CPU_TILE = 512  # the same if there are many, so that the passes over one stay in a core's cache
@@ -127,7 +130,7 @@ def sweep(
       new = weighed(tile_parts(left, right, i, j, before), weight)
       return {name: _merge(state[name], new[name]) for name in state}, None
 
-    return lax.scan(step, _no_parts(first), (pairs, weights))[0]
+    return lax.scan(step, varying(_no_parts(first), left, right), (pairs, weights))[0]
 
   if columns is None and (mesh is None or mesh.size == 1):
     result = run(left, right, jnp.asarray(pairs), jnp.ones(len(pairs), bool))
@@ -152,6 +155,7 @@ def _over_devices(run, left, right, pairs, mesh: Mesh | Columns):
   whole = wide = PartitionSpec()
   if isinstance(mesh, Columns):
     mesh, wide = mesh.mesh, mesh.wide
+  mesh = automatic(mesh)
   axes = tuple(mesh.axis_names)
   rounds = -(-len(pairs) // mesh.size)
   dealt = np.zeros((rounds * mesh.size, 2), np.int32)
@@ -232,19 +236,21 @@ def _pad(tree, size: int):
 def unit_rows(rows: Array) -> tuple[Array, Array]:
   """Rows divided by their norms, and the norms; a zero row stays zero, with gradient zero."""
   square = jnp.sum(rows**2, axis=1)
-  positive = square > 0
+  positive = ~(square == 0)  # nan stays nan
   norms = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
   return rows / jnp.where(positive, norms, 1)[:, None], norms
 
 
-def squared_distances(a: Array, b: Array) -> Array:
-  """[T, T] ‖a_i − b_j‖² by differences."""
+def squared_distances(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
+  """[T, T] ‖a_i − b_j‖² by differences; a and b are given as terms, [T, D] each, of a sum."""
 
   def from_row(row):
     # Compiled into one kernel with what made the rows, x·y − x·y can be an FMA's rounding error.
-    return jnp.where(jnp.all(b == row, axis=1), 0, jnp.sum((b - row) ** 2, axis=1))
+    equal = [jnp.all(x == y, axis=1) for x, y in zip(b, row, strict=True)]
+    away = sum(x - y for x, y in zip(b, row, strict=True))
+    return jnp.where(functools.reduce(jnp.logical_and, equal), 0, jnp.sum(away**2, axis=1))
 
-  return jax.vmap(from_row)(a) if a.size * b.shape[0] <= FEW else lax.map(from_row, a)
+  return jax.vmap(from_row)(a) if a[0].size * len(b[0]) <= FEW else lax.map(from_row, a)
 
 
 @jax.jit(static_argnames=("names", "riesz_s", "mesh"))
@@ -253,6 +259,7 @@ def vector_statistics(
   present: Array,
   names: tuple[str, ...],
   *,
+  terms: tuple[Array, ...] | None = None,
   variances: Array | None = None,
   riesz_s: float = 1.0,
   mesh: Mesh | Columns | None = None,
@@ -269,23 +276,25 @@ def vector_statistics(
       "riesz"  sign(s) ‖u_i − u_j‖^(−s); the log kernel for s = 0.
       "cdnv"  (v_i + v_j) / (2 ‖v_i − v_j‖²), with the variances.
       "nearest"  [K], min_j ‖v_i − v_j‖²; where asked alone, to the precision of the norms².
+    terms: [K, D] each, whose sums differ from row to row as the rows do, but without the rounding
+      of these: "cdnv" and "nearest" of vectors that are far closer to one another than to 0.
     variances: [K], for "cdnv".
     riesz_s: the exponent s.
     mesh: devices to spread the tiles over, as for `sweep`.
   """
   units, norms = unit_rows(jnp.where(present[:, None], rows, 0))
   classes = jnp.sum(present).astype(rows.dtype)
-  tree = {"present": present, "units": (units, jnp.sum(units**2, axis=1)), "norms": norms}
+  tree = {"present": present, "units": ((units,), jnp.sum(units**2, axis=1)), "norms": norms}
   vectors = ("units", "rows") if {"cdnv", "nearest"} & set(names) else ("units",)
   if "rows" in vectors:
-    tree["rows"] = (rows, jnp.sum(rows**2, axis=1))
+    tree["rows"] = (terms or (rows,), jnp.sum(rows**2, axis=1))
   if "cdnv" in names:
     tree["variances"] = variances
   cosine_at_collapse = -1 / jnp.where(classes > 1, classes - 1, jnp.nan)
 
   def kernel(a, b, pair, same, summed):
     del same
-    gram = jnp.matmul(a["units"][0], b["units"][0].T, precision=HIGHEST)
+    gram = jnp.matmul(a["units"][0][0], b["units"][0][0].T, precision=HIGHEST)
 
     def by_differences():
       return [squared_distances(a[key][0], b[key][0]) for key in vectors]
@@ -345,13 +354,17 @@ def mean_statistics(
   riesz_s: float = 1.0,
   mesh: Mesh | None = None,
 ) -> dict[str, Statistic]:
-  """`vector_statistics` of the centred class means."""
+  """`vector_statistics` of the centred class means.
+
+  Of split moments without `terms`, which would travel twice as far.
+  """
   centred: Centred = centre(moments, global_mean)
   variances = moments.spread / jnp.maximum(moments.count, 1)
   return vector_statistics(
     centred.means,
     centred.present,
     names,
+    terms=None if moments.columns else (moments.reference, moments.mean),
     variances=variances,
     riesz_s=riesz_s,
     mesh=moments.columns or mesh,

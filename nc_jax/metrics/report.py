@@ -8,12 +8,13 @@ from jax.sharding import Mesh
 from nc_jax.metrics import certainty, duality, geometry, inputs, pairwise, spectrum, variability
 from nc_jax.metrics.accumulation import within_covariance as covariance_of
 from nc_jax.metrics.catalogue import METRICS
-from nc_jax.metrics.centring import centre, choose
+from nc_jax.metrics.centring import CONVENTIONS, centre, check_conventions
 from nc_jax.metrics.columns import mesh_beyond
 from nc_jax.metrics.decisions import Decisions, decide
-from nc_jax.metrics.moments import ClassMoments, Head
+from nc_jax.metrics.moments import ClassMoments, Head, fitting_head, head_of
 from nc_jax.metrics.sharding import sent_once
 
+_OPTIONS = {*CONVENTIONS, "norm_ddof", "pair_ddof", "riesz_s", "mesh"}  # of `report`
 PAIRS = ("equiangular", "one_minus_cosine", "log", "riesz", "cdnv")  # of a pair of class means
 
 
@@ -65,12 +66,9 @@ def measure(
       another Σ_B than global_mean and between say, where nc1/pinv is to come from these.
   """
   inputs.check_moments(moments)
-  choose("global_mean", global_mean, ("classes", "samples"))
-  choose("within", within, ("samples", "classes"))
-  choose("between", between, ("classes", "samples"))
-  columns, given = moments.columns, head
-  head = None if head is None else head.check(moments.num_classes, moments.dim, columns)
-  mesh = columns or mesh
+  check_conventions(global_mean=global_mean, within=within, between=between)
+  given, head = head, fitting_head(head, moments)
+  mesh = moments.columns or mesh
   # Two programs, as a compiler's memory grows with the largest.
   values = variability.measure(
     moments, decisions, within_covariance, global_mean=global_mean, within=within, between=between
@@ -139,10 +137,12 @@ def report(
 
   Raises: as `accumulate`, `decide` and `measure`; ValueError also for a bias without a weight.
   """
-  if weight is None and bias is not None:
-    raise ValueError("bias needs a weight")
-  head = None if weight is None else Head(weight, bias)
-  features = inputs.as_real(features, "features")
+  if unknown := sorted(options.keys() - _OPTIONS):
+    raise TypeError(f"report takes no option {unknown[0]}; it takes {', '.join(sorted(_OPTIONS))}")
+  check_conventions(**{key: options[key] for key in CONVENTIONS if key in options})
+  inputs.check_size("num_classes", num_classes)
+  features, *_ = inputs.check_examples(features, labels, mask, num_classes)
+  head = head_of(weight, bias, num_classes, features.shape[1])
   mesh = mesh_beyond(options.get("mesh"), num_classes, features, scatter)
   features = features if mesh else sent_once(features)
   moments = ClassMoments.of(features, labels, num_classes, mask=mask, scatter=scatter, mesh=mesh)

@@ -29,6 +29,17 @@ def split_of(features) -> tuple[Mesh, tuple[str, ...]] | None:
   return (sharding.mesh, axes) if size > 1 else None
 
 
+def varying(state, *data):
+  """The same state, which varies over the devices of a shard_map as the data do.
+
+  Where shard_map checks that (`check_vma`), a loop's state may not begin as a constant.
+  """
+  if not jax.sharding.get_abstract_mesh().manual_axes:
+    return state
+  zero = sum(jnp.where(x.reshape(-1)[0] > 0, 0, 0) for x in jax.tree.leaves(data) if x.size)
+  return jax.tree.map(lambda x: x + zero.astype(x.dtype), state)
+
+
 def chunk_rows(dim: int = 1) -> int:
   """Rows of D features per step: few, which stay in a CPU's cache; many, to fill an accelerator."""
   most = 1024 if jax.default_backend() == "cpu" else 65536
@@ -112,6 +123,7 @@ def scan_chunks(
   rows = rows or chunk_rows(features.shape[1])
   chunks = -(-size // rows)
   rows = -(-size // chunks)
+  state = varying(state, features, labels, mask)
 
   def body(state, chunk):
     start = jnp.minimum(chunk * rows, size - rows)

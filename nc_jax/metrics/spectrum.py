@@ -29,8 +29,7 @@ def singular_values(moments: ClassMoments) -> Array:
   values, vectors = jnp.linalg.eigh(scatter if columns is None else columns.gather(scatter))
   real = values > decompositions.rounding(values)
   within = jnp.sqrt(jnp.where(real, values, 0))[:, None] * vectors.T
-  total = jnp.sum(moments.count)
-  weights = jnp.sqrt(sample_weights(moments) * total)[:, None]
+  weights = jnp.sqrt(sample_weights(moments) * moments.examples)[:, None]
   between = weights * centre(moments, "samples").means
   if columns is not None:
     between = columns.triangle(between)
@@ -69,8 +68,8 @@ def numerical_rank_of_covariance(moments: ClassMoments) -> Array:
   `singular_values` avoids that sum for the sake of small ones; what exceeds 1e-3 of the largest is
   right in it too, by one decomposition in place of two.
   """
-  total = jnp.sum(moments.count)
-  between = jnp.sqrt(sample_weights(moments) * total)[:, None] * centre(moments, "samples").means
+  weights = jnp.sqrt(sample_weights(moments) * moments.examples)[:, None]
+  between = weights * centre(moments, "samples").means
   values = jnp.linalg.eigvalsh(moments.scatter + gram(between))
   some = jnp.where(values[-1] > 0, 1, jnp.nan)
   return some * jnp.sum(values > 1e-3 * values[-1])
@@ -83,6 +82,7 @@ def nuclear_rank(values: Array) -> Array:
 
   References: Zhou et al. 2022, arXiv 2203.01238; Markou et al. 2024.
   """
+  values = values / values[0]  # squares would overflow first
   return jnp.sum(values) ** 2 / jnp.sum(values**2)
 
 

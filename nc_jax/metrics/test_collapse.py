@@ -8,9 +8,10 @@ from jax.sharding import Mesh
 from nc_jax.metrics import inputs, variability
 from nc_jax.metrics.accumulation import within_covariance
 from nc_jax.metrics.catalogue import METRICS
+from nc_jax.metrics.centring import check_conventions
 from nc_jax.metrics.columns import mesh_beyond
 from nc_jax.metrics.decisions import Decisions, decide, nearest_class
-from nc_jax.metrics.moments import ClassMoments, Head
+from nc_jax.metrics.moments import ClassMoments, head_of
 from nc_jax.metrics.sharding import sent_once
 
 
@@ -43,6 +44,13 @@ def collapse_about(
 
   References: Hui, Belkin and Nakkiran 2022, arXiv 2202.08384.
   """
+  inputs.check_moments(train_moments, "train_moments")
+  inputs.check_moments(test_moments, "test_moments")
+  if train_moments.mean.shape != test_moments.mean.shape:
+    raise ValueError(
+      "train_moments and test_moments must have equal [K, D]; got "
+      f"{list(train_moments.mean.shape)} and {list(test_moments.mean.shape)}"
+    )
   return _about(decisions, train_moments, test_moments, global_mean, between)
 
 
@@ -56,7 +64,7 @@ def _about(decisions, train_moments, test_moments, global_mean, between) -> dict
   distance = jnp.sum(jnp.where(both[:, None], shift, 0) ** 2, axis=1)
   moved = jnp.sum(test_moments.count * distance)
   placed = decisions.placed * scale
-  count = decisions.count.astype(scale.dtype)
+  count = decisions.number
   values = {
     "strong/second_moment": decisions.own_distance / placed,
     "weak/second_moment": decisions.nearest_distance / placed,
@@ -108,13 +116,16 @@ def test_collapse(
 
   Raises: as `accumulate` and `decide`; ValueError also for a bias without a weight.
   """
-  if weight is None and bias is not None:
-    raise ValueError("bias needs a weight")
-  head = None if weight is None else Head(weight, bias)
+  check_conventions(global_mean=global_mean, within=within, between=between)
+  inputs.check_size("num_classes", num_classes)
+  train = (train_features, train_labels, train_mask)
+  train_features, *_ = inputs.check_examples(*train, num_classes, prefix="train_")
+  dim = train_features.shape[1]
+  test = (test_features, test_labels, test_mask)
+  test_features, *_ = inputs.check_examples(*test, num_classes, dim, prefix="test_")
+  head = head_of(weight, bias, num_classes, dim)
   centring = {"global_mean": global_mean, "between": between}
   conventions = {"centring": centring, "within": within, "mesh": mesh}
-  train_features = inputs.as_real(train_features, "train_features")
-  test_features = inputs.as_real(test_features, "test_features")
   over = mesh_beyond(mesh, num_classes, train_features, scatter)
   if over is None:
     train_features, test_features = sent_once(train_features), sent_once(test_features)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from nc_jax.metrics import between as between_
 from nc_jax.metrics import pairwise
-from nc_jax.metrics.centring import Centred, centre, choose, sample_weights
+from nc_jax.metrics.centring import Centred, centre, check_conventions, sample_weights
 from nc_jax.metrics.moments import ClassMoments
 
 
@@ -21,10 +21,10 @@ def trace_within(moments: ClassMoments, within: str = "samples") -> Array:
 
   Returns: float []. nan without examples.
   """
-  choose("within", within, ("samples", "classes"))
+  check_conventions(within=within)
   if within == "classes":
     return jnp.sum(class_variances(moments)) / jnp.sum(moments.count > 0)
-  return jnp.sum(moments.spread) / jnp.sum(moments.count)
+  return jnp.sum(moments.spread) / moments.examples
 
 
 def trace_between(
@@ -154,7 +154,7 @@ def spectral_ratios(
       raise ValueError(
         "nc1/pinv and nc1/vci need the [D, D] scatter; these moments were made with scatter=False"
       )
-    covariance = moments.scatter / jnp.maximum(jnp.sum(moments.count), 1)
+    covariance = moments.scatter / jnp.maximum(moments.examples, 1)
   if moments.columns is not None:
     covariance = moments.columns.gather(covariance)
   means, classes, scale = _weighted_means(moments, global_mean, between)
@@ -201,25 +201,24 @@ def whitener(
 
 
 @jax.jit(static_argnames="within")
-def streamed_pinv_ratio(
-  moments: ClassMoments, whitened: Array, within: str = "samples"
-) -> Array:
-  """`pinv_ratio` from the [K] sums of ‖Qᵀ(h − μ_y)‖² of a second pass, without a scatter.
+def streamed_pinv_ratio(moments: ClassMoments, decisions, within: str = "samples") -> Array:
+  """`pinv_ratio` from the [K] sums of ‖Qᵀ(h − μ_y)‖² of `decisions`, without a scatter.
 
   Unlike the pooled scatter these sums are per class, so that within="classes" is available.
   """
-  choose("within", within, ("samples", "classes"))
+  check_conventions(within=within)
   centred = centre(moments)
   if within == "classes":
-    trace = jnp.sum(whitened / jnp.maximum(moments.count, 1)) / centred.classes
+    trace = jnp.sum(decisions.whitened / jnp.maximum(moments.count, 1)) / centred.classes
   else:
-    trace = jnp.sum(whitened) / jnp.sum(moments.count)
+    trace = jnp.sum(decisions.whitened) / decisions.placed
   return jnp.where(between_rank(moments) > 0, trace / centred.classes, jnp.nan)
 
 
 def between_weights(moments: ClassMoments, between: str) -> Array:
   """[K] weights of the classes in Σ_B: 1/C, or n_k/N; 0 for an empty class."""
-  if choose("between", between, ("classes", "samples")) == "samples":
+  check_conventions(between=between)
+  if between == "samples":
     return sample_weights(moments)
   present = (moments.count > 0).astype(moments.mean.dtype)
   return present / jnp.maximum(jnp.sum(present), 1)
@@ -251,13 +250,18 @@ def measure(
   if moments.decomposable:
     values["rank/between"] = between_rank(moments, **options)
   if decisions is not None and decisions.whitened is not None:
+    if decisions.whitened.shape != moments.count.shape:
+      raise ValueError(
+        f"the decisions are about K = {decisions.whitened.shape[0]} classes, the moments hold "
+        f"K = {moments.num_classes}"
+      )
     if decisions.conventions != (global_mean, between):
       raise ValueError(
         f"global_mean, between = {global_mean!r}, {between!r}, but the decisions are about "
         f"{', '.join(map(repr, decisions.conventions))}: give decide the projection "
         "whitener(moments, global_mean=..., between=...)"
       )
-    values["nc1/pinv"] = streamed_pinv_ratio(moments, decisions.whitened, within)
+    values["nc1/pinv"] = streamed_pinv_ratio(moments, decisions, within)
   return values
 
 
@@ -281,7 +285,7 @@ def _weighted_means(
   means = jnp.sqrt(between_weights(moments, between))[:, None] * centred.means
   if moments.columns is not None:
     means = moments.columns.triangle(means)
-  total = jnp.maximum(jnp.sum(moments.count), 1)
+  total = jnp.maximum(moments.examples, 1)
   scale = jax.lax.stop_gradient(jnp.sqrt(jnp.sum(moments.spread) / total))
   return means, centred.classes, scale
 

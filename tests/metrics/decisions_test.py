@@ -80,6 +80,78 @@ def test_ties_go_to_the_smallest_class():
   assert nc.decide(features, [0, 0, 0, 0], moments, equal).classifier_wrong == 0
 
 
+def test_exact_ties_of_logits_go_to_the_smallest_class():
+  # A dead example, all zeros, has the biases for logits; whole numbers have exact ones.
+  rng = np.random.default_rng(0)
+  means = rng.normal(size=(K, D)).astype(np.float32)
+  labels = np.repeat(np.arange(K), 20)
+  dead = (means[labels] * (np.arange(len(labels)) % 2)[:, None]).astype(np.float32)
+  whole = np.round(2 * means[labels] + rng.normal(size=(len(labels), D))).astype(np.float32)
+  for features, weight in ((dead, means), (whole, np.round(2 * means))):
+    moments = nc.ClassMoments.of(features, labels, K)
+    choice = (features.astype(np.float64) @ weight.T.astype(np.float64)).argmax(1)
+    for bias in (None, np.full(K, 0.5)):
+      decisions = nc.decide(features, labels, moments, nc.Head(weight, bias))
+      assert decisions.classifier_wrong == (choice != labels).sum()
+
+
+@pytest.mark.parametrize("num_classes", [3, 5, 6, 7, 10, 1500])
+def test_equal_distances_go_to_the_smallest_class(num_classes):
+  corners = np.eye(num_classes, dtype=np.float32)
+  moments = nc.ClassMoments.of(corners, np.arange(num_classes), num_classes, scatter=False)
+  between = np.stack([0 * corners[0], (corners[1] + corners[2]) / 2])
+  assert nc.nearest_class(between, moments).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("apart", [1e-3, 1e-4, 1e-5])
+def test_classes_far_closer_to_each_other_than_to_the_rest_are_told_apart(apart):
+  # Scores about μ_G round by more than what is between such classes.
+  world = worlds.siblings(apart)
+  num_classes = world.num_classes
+  moments = nc.ClassMoments.of(*world[:2], num_classes)
+  head = nc.Head(world.weight, -(world.weight.astype(np.float64) ** 2).sum(1) / 2)
+  count, mean, _, _ = oracle.class_moments(world.features, world.labels, num_classes)
+  nearest = oracle.nearest_class(world.features.astype(np.float64), mean, count)
+  assert (nearest == world.labels).all()
+  np.testing.assert_array_equal(nc.nearest_class(world.features, moments), nearest)
+  assert nc.decide(*world[:2], moments).ncc_wrong == 0
+  logits = world.features.astype(np.float64) @ head.weight.T + head.bias
+  wrong = nc.decide(*world[:2], moments, head).classifier_wrong
+  if apart > 1e-4:  # closer than that float32 cannot hold such a head
+    assert wrong == (logits.argmax(1) != world.labels).sum() == 0
+
+
+def test_one_class_far_away_does_not_disturb_the_others():
+  rng = np.random.default_rng(0)
+  means = rng.normal(size=(K, D))
+  means[3] *= 1e5
+  labels = np.arange(N) % K
+  features = (means[labels] + 0.1 * rng.normal(size=(N, D))).astype(np.float32)
+  assert nc.decide(features, labels, nc.ClassMoments.of(features, labels, K)).ncc_wrong == 0
+
+
+def test_near_ties_between_tiles_of_classes_are_settled(monkeypatch):
+  world = worlds.siblings(1e-4)
+  # Siblings in different tiles, the later one right for half of the examples.
+  order = np.argsort(np.arange(world.num_classes) % 2, kind="stable")
+  labels = np.argsort(order)[world.labels]
+  moments = nc.ClassMoments.of(world.features, labels, world.num_classes)
+  for tile in (1, 3):
+    monkeypatch.setattr(candidates, "CLASS_TILE", tile)
+    assert jax.jit(lambda: nc.decide(world.features, labels, moments))().ncc_wrong == 0
+
+
+def test_of_what_is_not_finite_no_share_is_told():
+  world = worlds.clusters()
+  features = world.features.copy()
+  features[3, 2] = np.nan
+  values = nc.report(features, world.labels, num_classes=K, weight=world.weight, ranks=False)
+  assert all(np.isnan(values[key]) for key in values if key[:4] in ("nc4/", "erro", "nc1/"))
+  assert np.isnan(values["norm/means"]) and np.isfinite(values["norm/weights"])
+  test = nc.test_collapse(*world[:2], features, world.labels, num_classes=K, weight=world.weight)
+  assert all(np.isnan(test[key]) for key in test if key[:5] == "test/")
+
+
 def test_tiles_of_classes_change_nothing(monkeypatch):
   world = worlds.clusters(std=2.0, missing=(0, 6))
   moments, head = of(world), nc.Head(world.weight, world.bias)
@@ -227,7 +299,7 @@ def test_the_streaming_form_of_nc1_needs_no_scatter():
   np.testing.assert_allclose(given.whitened, nc.decide(*world[:2], narrow).whitened, rtol=1e-6)
   assert nc.decide(*world[:2], full).whitened is None
   expected = nc.metrics.variability.pinv_ratio(full)
-  streamed = nc.metrics.variability.streamed_pinv_ratio(narrow, given.whitened)
+  streamed = nc.metrics.variability.streamed_pinv_ratio(narrow, given)
   np.testing.assert_allclose(streamed, expected, rtol=1e-5)
 
 

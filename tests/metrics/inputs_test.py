@@ -157,3 +157,48 @@ def test_a_buffer_may_take_the_next_batch_as_soon_as_a_call_returns(offset):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
       scale = float(np.max(np.abs(b), initial=1))
       np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * scale, err_msg=name)
+
+
+# --- What JAX would misread ---
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, ">f4", ">f8", ">i4", np.longdouble])
+def test_numbers_that_jax_would_cut_or_refuse_are_converted_first(dtype):
+  rng = np.random.default_rng(0)
+  labels = np.arange(60) % 3
+  small = labels[:, None] * 4 + rng.random((60, 5))
+  wide = np.dtype(dtype).itemsize == 8
+  features = (small * 2.0 ** (40 * wide)).astype(dtype)
+  plain = features.astype(np.float64)
+  expected = nc.report(plain, labels, num_classes=3, ranks=False)
+  given = nc.report(features, labels, num_classes=3, ranks=False)
+  for key, value in expected.items():
+    np.testing.assert_allclose(given[key], value, rtol=1e-5, atol=1e-7, err_msg=key)
+  moments = nc.ClassMoments.of(features, labels, 3)
+  np.testing.assert_array_equal(nc.nearest_class(features, moments), labels)
+
+
+def test_a_masked_array_is_refused_for_its_mask_would_be_lost():
+  with pytest.raises(TypeError, match="features must be a plain array; got a masked one"):
+    nc.ClassMoments.of(np.ma.masked_array(FEATURES, FEATURES == 0), LABELS, 2)
+
+
+def test_inside_jit_no_wide_label_becomes_a_class():
+  with jax.enable_x64(True):
+    for label in (-(2**63), -(2**32), -(2**33) + 1, -1, 2**32, 2):
+      moments = jax.jit(lambda y: nc.ClassMoments.of(FEATURES, y, 2))(np.array([0, 1, 1, label]))
+      assert moments.dropped == 1 and moments.count.tolist() == [1, 2]
+
+
+WRONG = {
+  "features for moments": lambda m: nc.accumulate(FEATURES, LABELS, m),
+  "nothing to merge": lambda m: nc.merge(m, None),
+  "a weight for a head": lambda m: nc.measure(m, np.zeros((2, 3))),
+  "a weight to decide by": lambda m: nc.decide(FEATURES, LABELS, m, np.zeros((2, 3))),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_something_else_is_named(case):
+  with pytest.raises(TypeError, match=r"(moments|b|head) must be nc\.(ClassMoments|Head)"):
+    WRONG[case](nc.ClassMoments.empty(2, 3))

@@ -285,6 +285,30 @@ class TestCalls:
       nc.measure(stack)
 
 
+REFUSED_AT_ONCE = {
+  "weight": ({"weight": np.zeros((4, 3))}, r"weight must have shape .* \[3, 4\]; got \[4, 3\]"),
+  "bias": ({"weight": np.zeros((3, 4)), "bias": np.zeros(4)}, r"bias must have shape .* \[3\]"),
+  "convention": ({"within": "x"}, "within must be one of samples, classes; got 'x'"),
+  "text for a number": ({"num_classes": "3"}, "num_classes must be a positive integer; got '3'"),
+  "truth for a number": ({"num_classes": True}, "num_classes must be a positive integer; got True"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED_AT_ONCE)
+@pytest.mark.parametrize("call", ["report", "test_collapse"])
+def test_what_is_wrong_is_told_before_the_first_pass(call, case, monkeypatch):
+  monkeypatch.setattr(nc.ClassMoments, "of", None)
+  options, message = REFUSED_AT_ONCE[case]
+  data = (np.zeros((5, 4)), np.zeros(5, int)) * (1 if call == "report" else 2)
+  with pytest.raises(ValueError, match=message):
+    getattr(nc, call)(*data, **{"num_classes": 3} | options)
+
+
+def test_an_unknown_option_of_report_lists_the_known():
+  with pytest.raises(TypeError, match="report takes no option withn; it takes between, global"):
+    nc.report(np.zeros((5, 4)), np.zeros(5, int), num_classes=3, withn="classes")
+
+
 @pytest.mark.parametrize("call", ["report", "test_collapse"])
 @pytest.mark.parametrize("room, once", [(4, True), (3, False)])  # of the features' size
 def test_an_accelerator_with_room_is_sent_features_once(call, room, once, monkeypatch):

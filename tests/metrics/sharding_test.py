@@ -122,3 +122,75 @@ def test_pmapped_observation(mesh):
   assert_same(moments, of(world))
   expected = nc.decide(*world[:2], of(world), head)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), decisions, expected)
+
+
+def test_a_mesh_of_explicit_axes_serves_as_well(four_devices):
+  world = worlds.clusters()
+  single = nc.report(*world[:2], num_classes=K, weight=world.weight, within="classes")
+  explicit = jax.make_mesh((2, 2), ("a", "b"), devices=four_devices)
+  assert explicit.explicit_axes
+  labels = spread(explicit, world.labels, "a")
+  for axes, y in ((("a", None), labels), (("a", "b"), world.labels), ((None, "b"), world.labels)):
+    features = spread(explicit, world.features, *axes)
+    options = {"weight": world.weight, "within": "classes", "mesh": explicit}
+    several = nc.report(features, y, num_classes=K, **options)
+    for key, value in single.items():
+      np.testing.assert_allclose(several[key], value, rtol=2e-5, err_msg=key)
+  moments = nc.accumulate(nc.ClassMoments.empty(K, D, mesh=explicit), features, labels)
+  assert_same(jax.device_get(moments), of(world))
+  with pytest.raises(ValueError, match="features inside jit lie on explicit axes"):
+    jax.jit(lambda h: nc.ClassMoments.of(h, world.labels, K))(spread(explicit, world.features, "a"))
+  with jax.set_mesh(explicit), pytest.raises(ValueError, match="measure outside of it"):
+    nc.ClassMoments.of(spread(explicit, world.features, "a"), world.labels, K)
+
+
+@pytest.mark.parametrize("within", ["classes", "samples"])
+def test_a_second_pass_over_sharded_features(mesh, within):
+  world = worlds.clusters()
+  features = spread(mesh, world.features, ("a", "b"))
+  moments = nc.ClassMoments.of(features, world.labels, K)  # on all devices too
+  given = nc.metrics.within_covariance(features, world.labels, moments, within=within)
+  expected = nc.metrics.within_covariance(*world[:2], of(world), within=within)
+  np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_nothing_is_compiled_again_for_sharded_features(mesh):
+  world = worlds.clusters()
+  features = spread(mesh, world.features, "a")
+  moments = nc.ClassMoments.of(features, world.labels, K)
+
+  def everything():
+    nc.accumulate(moments, features, world.labels)
+    nc.decide(features, world.labels, moments)
+    nc.nearest_class(features, moments)
+    nc.metrics.within_covariance(features, world.labels, moments)
+
+  everything()
+  with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+    patch.setattr("jax._src.compiler.compile_or_get_cached", None)  # would be called
+    everything()
+
+
+def test_inside_a_users_shard_map_that_checks_what_varies(four_devices, monkeypatch):
+  monkeypatch.setattr(sharding, "chunk_rows", lambda dim=1: 16)
+  monkeypatch.setattr(pairwise, "TILE", 4)
+  world = worlds.clusters()
+  mesh = jax.sharding.Mesh(np.array(four_devices), ("a",))
+  rows, whole = PartitionSpec("a"), PartitionSpec()
+
+  def local(features, labels):
+    moments = nc.all_reduce(nc.ClassMoments.of(features, labels, K), "a")
+    decisions = jax.lax.psum(nc.decide(features, labels, moments), "a")
+    own = nc.metrics.pairwise.mean_statistics.__wrapped__(moments, ("cdnv",))["cdnv"].mean
+    return moments, decisions, own, nc.nearest_class(features, moments)
+
+  jax.clear_caches()
+  local = jax.shard_map(local, mesh=mesh, in_specs=(rows, rows), out_specs=(whole,) * 3 + (rows,))
+  moments, decisions, cdnv, nearest = jax.jit(local)(*world[:2])
+  jax.clear_caches()
+  monkeypatch.undo()
+  expected = of(world)
+  assert_same(moments, expected)
+  assert decisions.ncc_wrong == nc.decide(*world[:2], expected).ncc_wrong
+  np.testing.assert_allclose(cdnv, nc.measure(expected)["nc1/cdnv"], rtol=1e-6)
+  np.testing.assert_array_equal(nearest, nc.nearest_class(world.features, expected))

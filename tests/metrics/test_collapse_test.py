@@ -100,3 +100,36 @@ def test_conventions_and_missing_scatter():
     np.testing.assert_allclose(value, full[key], rtol=1e-5, err_msg=key)
   with pytest.raises(ValueError, match="bias needs a weight"):
     collapse(train, test, bias=train.bias)
+
+
+TRAIN, TEST = (np.zeros((5, 4)), np.zeros(5, int)), (np.zeros((6, 4)), np.zeros(6, int))
+WRONG = {
+  "width": (
+    (*TRAIN, np.zeros((6, 3)), TEST[1]), {},
+    r"test_features must have shape \[N, D\] = \[N, 4\]; got \[6, 3\]",
+  ),
+  "test labels": (
+    (*TRAIN, TEST[0], TEST[1] + 2), {}, r"test_labels must lie in \[0, 2\); got 2 at 0",
+  ),
+  "train labels": (
+    (TRAIN[0], TRAIN[1][:4], *TEST), {},
+    r"train_labels must have shape \[N\] = \[5\] to match train_features \[5, 4\]",
+  ),
+  "mask": (
+    (*TRAIN, *TEST), {"test_mask": np.ones(5, bool)}, r"test_mask must have shape \[N\] = \[6\]",
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_errors_say_which_of_the_two_sets_is_wrong(case):
+  data, options, message = WRONG[case]
+  with pytest.raises(ValueError, match=message):
+    nc.test_collapse(*data, num_classes=2, **options)
+
+
+def test_moments_of_other_shapes_do_not_compare():
+  moments = nc.ClassMoments.of(*TRAIN, 2)
+  decisions = nc.decide(*TEST, moments)
+  with pytest.raises(ValueError, match=r"must have equal \[K, D\]; got \[2, 4\] and \[1, 4\]"):
+    nc.collapse_about(decisions, moments, nc.ClassMoments.of(*TEST, 1))

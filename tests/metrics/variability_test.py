@@ -204,3 +204,36 @@ def test_noise_of_one_direction_counts_where_the_means_lie():
     # Σ_W = 0.25 along the direction, Σ_B = 1 along x: pinv 0.25/C, VCI 0.25/1.25.
     assert variability.pinv_ratio(moments) == pytest.approx(expected / 2)
     assert variability.vci(moments) == pytest.approx(expected / 1.25 if expected else 0)
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-4, 1e-5])
+def test_cdnv_of_classes_far_closer_to_each_other_than_to_the_rest(apart):
+  world = worlds.siblings(apart)
+  count, mean, spread, _ = oracle.class_moments(*world[:2], world.num_classes)
+  v = spread / count
+  apart = np.sum((mean[:, None] - mean) ** 2, axis=2)
+  pairs = ~np.eye(world.num_classes, dtype=bool)
+  expected = ((v[:, None] + v) / 2)[pairs] / apart[pairs]
+  given = variability.cdnv(nc.ClassMoments.of(*world[:2], world.num_classes))
+  np.testing.assert_allclose(given, expected.mean(), rtol=1e-5)
+
+
+def test_decisions_that_cannot_be_about_these_moments_are_refused():
+  world = worlds.clusters()
+  moments = nc.ClassMoments.of(*world[:2], worlds.K, scatter=False)
+  fewer = moments.relabel(np.arange(worlds.K) // 2)
+  decisions = nc.decide(world.features, world.labels // 2, fewer)
+  with pytest.raises(ValueError, match="decisions are about K = 4 classes, the moments hold K = 7"):
+    nc.measure(moments, None, decisions)
+
+
+def test_more_examples_than_int32_counts():
+  world = worlds.clusters()
+  moments = nc.ClassMoments.of(*world[:2], worlds.K)
+  expected = nc.measure(moments, ranks=True)
+  many = moments
+  while np.asarray(many.count).sum(dtype=np.int64) < 2**31:
+    many = nc.merge(many, many)
+  assert (np.asarray(many.count) > 0).all()
+  for key, value in nc.measure(many, ranks=True).items():
+    np.testing.assert_allclose(value, expected[key], rtol=1e-5, err_msg=key)

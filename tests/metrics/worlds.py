@@ -50,6 +50,19 @@ def clusters(
   return World(features.astype(np.float32), labels, *_float32(weight, bias))
 
 
+def siblings(apart: float, groups=5, dim=32, each=40, seed=0) -> World:
+  """Pairs of classes that lie `apart`, in groups at distance about 1; examples a tenth as far out.
+
+  What fine labels make of features that collapsed onto coarse ones.
+  """
+  rng = np.random.default_rng(seed)
+  means = np.repeat(rng.normal(size=(groups, dim)), 2, axis=0) / np.sqrt(dim)
+  means += apart * rng.normal(size=means.shape) / np.sqrt(dim)
+  labels = np.tile(np.arange(len(means), dtype=np.int32), each)
+  features = means[labels] + apart / 10 * rng.normal(size=(len(labels), dim)) / np.sqrt(dim)
+  return World(features.astype(np.float32), labels, *_float32(means, np.zeros(len(means))))
+
+
 def simplex(num_classes: int, dim: int) -> np.ndarray:
   """[K, D] rows of a simplex equiangular tight frame: norm 1, cosines −1/(K − 1); D >= K − 1."""
   centred = np.eye(num_classes) - 1 / num_classes
