@@ -5,6 +5,8 @@ import os
 import pathlib
 import tempfile
 
+from nc_jax.errors import UserError
+
 _UNFINISHED = ".unfinished"  # the end of the names of files that nobody has seen whole
 
 
@@ -12,7 +14,7 @@ _UNFINISHED = ".unfinished"  # the end of the names of files that nobody has see
 def replacing(path: pathlib.Path, mode: str = "w"):
   """Opens a file that takes `path`'s place when the block ends, and never when it fails."""
   with telling(path):
-    descriptor, temporary = tempfile.mkstemp(_UNFINISHED, f".{path.name}.", path.parent)
+    descriptor, temporary = tempfile.mkstemp(**_beside(path))
     try:
       with os.fdopen(descriptor, mode, newline=None if "b" in mode else "") as file:
         yield file
@@ -24,6 +26,23 @@ def replacing(path: pathlib.Path, mode: str = "w"):
       with contextlib.suppress(OSError):  # nor can it be removed where nothing can be written
         os.unlink(temporary)
       raise
+
+
+def check_place(flag: str, path: pathlib.Path):
+  """Raises UserError if `replacing` could not begin; `flag` asks for a file that comes late."""
+  try:
+    if not path.parent.is_dir():
+      raise UserError(f"--{flag}={path}: there is no folder {path.parent}.")
+    if path.is_dir():
+      raise UserError(f"--{flag}={path} is a folder.")
+    tempfile.NamedTemporaryFile(**_beside(path)).close()
+  except OSError as error:
+    raise UserError(f"--{flag}={path} cannot be written: {error.strerror}.") from None
+
+
+def _beside(path: pathlib.Path) -> dict[str, str | pathlib.Path]:
+  """What the file is called that is to take `path`'s place."""
+  return {"suffix": _UNFINISHED, "prefix": f".{path.name}.", "dir": path.parent}
 
 
 def append(path: pathlib.Path, content: bytes):

@@ -26,21 +26,27 @@ usage: python -m nc_jax.measure FILES... [--test FILES...] [options]
   --float64         compute in double precision
   --help            this text
 
-Exit status: 0 done, 1 measuring failed, 2 the request or a file was wrong.
+Exit status: 0 done, 1 measuring failed, 2 the request or a file was wrong, 130 interrupted.
 """
 
 import argparse
 import functools
+import os
 import pathlib
 import sys
-import tempfile
+
+# XLA and OpenBLAS, which does the small decompositions, keep a thread per core each and wait for
+# one another where the cores are busy: wide features took twice as long. Must be set before JAX
+# loads what it decomposes by, which it does when it first has to.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 
 import nc_jax as nc
-from nc_jax.errors import UserError, exit_status
+from nc_jax.errors import UserError, exit_status, printable
 from nc_jax.exported import files, passes, table
 from nc_jax.exported.progress import ProgressLine
+from nc_jax.files import check_place
 from nc_jax.parser import Parser
 
 if __name__ != "__main__":
@@ -80,6 +86,7 @@ def run(argv: list[str]):
       rows=arguments.chunk_rows,
       watch=line.watch,
     )
+    request.check_ddof(len(train.classes))
     request.check_memory(train.dim)
     measured = passes.report(train, request)
     collapse = {}
@@ -90,14 +97,14 @@ def run(argv: list[str]):
   if draw is not None:
     draw(measured, request, table.describe(train))
     if not arguments.json:
-      print(f"\nFigure: {arguments.figure}", flush=True)
+      print(f"\nFigure: {printable(str(arguments.figure))}", flush=True)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
   """The options; UserError for whatever is wrong with them."""
   parser = Parser(add_help=False, allow_abbrev=False)
   parser.add_argument("files", nargs="*")
-  parser.add_argument("--test", nargs="+", default=[])
+  parser.add_argument("--test", nargs="+", action="extend", default=[])
   parser.add_argument("--num_classes", type=int)
   parser.add_argument("--json", action="store_true")
   parser.add_argument("--figure", type=pathlib.Path)
@@ -114,6 +121,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
   if not arguments.files and not arguments.help:
     hint = "; --test takes all that follow it, so name them first" if arguments.test else ""
     raise UserError(f"FILES with the features to measure are missing{hint}. See --help.")
+  if "" in arguments.files + arguments.test:  # pathlib reads it as the folder
+    raise UserError("'' is not a file.")
   for name, least in (("num_classes", 1), ("chunk_rows", 1), ("norm_ddof", 0), ("pair_ddof", 0)):
     value = getattr(arguments, name)
     if value is not None and value < least:
@@ -125,16 +134,9 @@ def prepare_figure(path: pathlib.Path | None):
   """The function that draws into `path`; all that could be wrong with it is found out now."""
   if path is None:
     return None
-  if path.suffix not in (".png", ".pdf", ".svg"):
+  if path.suffix.lower() not in (".png", ".pdf", ".svg"):
     raise UserError(f"--figure={path} must end in .png, .pdf or .svg.")
-  if path.is_dir():
-    raise UserError(f"--figure={path} is a folder.")
-  if not path.parent.is_dir():
-    raise UserError(f"--figure={path}: there is no folder {path.parent}.")
-  try:
-    tempfile.TemporaryFile(dir=path.parent).close()
-  except OSError as error:
-    raise UserError(f"--figure={path} cannot be written: {error.strerror}.") from None
+  check_place("figure", path)
   try:
     from nc_jax.exported import figure
   except ImportError as error:

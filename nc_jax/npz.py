@@ -32,9 +32,20 @@ class Stored(NamedTuple):
   shape: tuple[int, ...]
   order: str
   offset: int
+  version: tuple[int, int]  # of the file when it was first opened: its size and time of change
 
   def open(self) -> np.ndarray:
+    self.check()
     return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
+
+  def check(self):
+    """Raises UserError if the file is no longer what it was: its numbers would be of two files."""
+    if _version(os.stat(self.path)) != self.version:
+      raise UserError(f"{self.path} changed while it was read.")
+
+
+def _version(stat: os.stat_result) -> tuple[int, int]:
+  return stat.st_size, stat.st_mtime_ns
 
 
 def machine_memory() -> int:
@@ -133,7 +144,7 @@ def _stored(path: pathlib.Path, file, start: int, stop: int) -> Stored | np.ndar
   _check_size(stop - offset, shape, dtype)
   if 0 in shape:  # which cannot be mapped
     return np.empty(shape, dtype)
-  return Stored(path, dtype, shape, order, offset)
+  return Stored(path, dtype, shape, order, offset, _version(os.fstat(file.fileno())))
 
 
 def _check_size(size: int, shape: tuple[int, ...], dtype: np.dtype):

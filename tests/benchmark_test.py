@@ -159,6 +159,10 @@ def test_two_devices_share_what_they_can_divide(runs):
     ("metrics --size=S1", "--size=S1"),
     ("metrics --csv=no/such/folder.csv", "there is no folder no/such."),
     ("metrics --csv=.", "--csv=. is a folder."),
+    ("metrics --csv=/proc/a.csv", "--csv=/proc/a.csv cannot be written: "),
+    ("metrics --chart=/proc/a.png", "--chart=/proc/a.png cannot be written: "),
+    ("metrics --csv=a.png --chart=./a.png", "--csv=a.png and --chart=a.png are the same file."),
+    ("metrics --n=3 --d=4 --k=2", "own: N 3, D 4, K 2: fewer examples than the 4 devices."),
     ("metrics --chart=bars.gif", "must end in .png, .svg or .pdf."),
     ("metrics --devices=99 --sizes=S5", "--devices=99: there are 4 (cpu)."),
   ],
@@ -187,6 +191,15 @@ def test_a_size_that_does_not_fit_is_skipped_with_its_reason(monkeypatch):
   assert sizes.too_large(sizes.SIZES["S1"], devices) is None
   monkeypatch.setattr(machine, "free_memory", lambda: None)
   assert sizes.too_large(sizes.SIZES["S3"], devices) is None
+
+
+def test_where_no_size_fits_nothing_was_measured(monkeypatch, capsys):
+  monkeypatch.setattr(jax.config, "update", lambda *setting: None)
+  monkeypatch.setattr(machine, "free_memory", lambda: 0)
+  assert benchmark.main(["benchmark", "metrics", "--sizes=S1,S5"]) == 1
+  out, err = capsys.readouterr()
+  assert out.count("skipped: ") == 2
+  assert err == "nc_jax: nothing was measured: no size fits into memory.\n"
 
 
 def test_calls_take_turns_and_slow_rounds_are_fewer():

@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -104,6 +105,52 @@ def test_the_tables_come_with_a_figure_and_follow_the_conventions(folder, here):
   assert figure.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+def test_test_sets_are_shards_wherever_they_are_named(folder, here):
+  train, test = folder / "train.npz", folder / "test.npz"
+  sizes = []
+  for more in ([train], ["--test", train], ["--json", "--test", train]):
+    status, out, err = here(train, "--test", test, *more, "--json", "--no_scatter")
+    assert status == 0, err
+    sizes.append(json.loads(out)["test"]["examples"])
+  assert sizes == 3 * [len(TEST["labels"]) + len(TRAIN["labels"])]
+
+
+def test_a_name_may_have_letters_that_mean_something_elsewhere(tmp_path, here):
+  """To matplotlib, to a terminal, or to no font; it may also be too long for a title."""
+  path = sets.saved(tmp_path / ("$\\frac$\x1b中" + 100 * "x" + ".npz"), **TRAIN)
+  status, out, err = here(path, "--no_scatter", "--figure", tmp_path / "$a$\x1b.PNG")
+  assert status == 0 and err == ""
+  assert "$\\frac$\\x1b中xx" in out and "$a$\\x1b.PNG" in out and "\x1b" not in out
+  assert (tmp_path / "$a$\x1b.PNG").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_decompositions_get_one_thread_unless_the_user_wants_more(monkeypatch, here):
+  for given in (None, "3"):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    if given:
+      monkeypatch.setenv("OPENBLAS_NUM_THREADS", given)
+    assert here("--help")[0] == 0
+    assert os.environ["OPENBLAS_NUM_THREADS"] == (given or "1")
+
+
+def test_a_device_that_is_not_there_is_one_line(folder, monkeypatch, here):
+  monkeypatch.setenv("JAX_PLATFORMS", "abacus")
+  done = start("-m", "nc_jax.measure", folder / "train.npz")
+  assert done.stderr.startswith("nc_jax: Unable to initialize backend 'abacus'")
+  assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+
+  def failing(*_):  # as JAX does with JAX_PLATFORMS=cuda where there is no GPU
+    raise AssertionError
+
+  monkeypatch.setattr("nc_jax.exported.files.read", failing)
+  with pytest.raises(AssertionError):  # there are devices: it is something else
+    here(folder / "train.npz")
+  monkeypatch.setattr(jax, "devices", failing)
+  status, out, err = here(folder / "train.npz")
+  assert err == f"nc_jax: there is no device for JAX_PLATFORMS={jax.config.jax_platforms}\n"
+  assert status == 1 and out == ""
+
+
 def test_a_figure_needs_matplotlib_and_a_place(folder, tmp_path, refuse):
   program = (
     "import runpy, sys\nsys.argv[0], sys.modules['matplotlib'] = 'measure', None\n"
@@ -116,6 +163,8 @@ def test_a_figure_needs_matplotlib_and_a_place(folder, tmp_path, refuse):
   assert "must end in .png, .pdf or .svg" in place(tmp_path / "a.jpg")
   assert "there is no folder" in place(tmp_path / "b" / "a.png")
   assert "cannot be written" in place("/proc/a.png")
+  assert "cannot be written: File name too long." in place(tmp_path / f"{'a' * 300}.png")
+  assert "cannot be written: File name too long." in place(tmp_path / f"{'a' * 240}.png")
   assert list(tmp_path.iterdir()) == []
   (tmp_path / "c.png").mkdir()
   assert "is a folder" in place(tmp_path / "c.png")
@@ -136,6 +185,8 @@ def test_what_is_wrong_is_one_line(folder, tmp_path, refuse):
   assert "--num_classes=0, but must be at least 1" in refuse(train, "--num_classes", 0)
   assert "--chunk_rows=0, but must be at least 1" in refuse(train, "--chunk_rows", 0)
   assert "--pair_ddof=-1, but must be at least 0" in refuse(train, "--pair_ddof", -1)
+  assert "'' is not a file." in refuse("")
+  assert f"--norm_ddof={K - 1} must be below" in refuse(train, "--norm_ddof", K - 1)
   wide = {"features": np.zeros((2, 10**6), "f2"), "labels": np.arange(2)}
   assert "--no_scatter" in refuse(sets.saved(tmp_path / "wide.npz", **wide))
 

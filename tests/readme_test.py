@@ -56,6 +56,12 @@ def test_the_snippet_runs():
   assert all(np.isfinite(value) for value in values.values())
 
 
+def test_the_export_from_torch_makes_float32_of_features_and_head():
+  """NumPy has no bfloat16."""
+  recipe = re.search(r"```python\n(.*?)```", README.split("### From any")[1], re.DOTALL)[1]
+  assert recipe.count(".float().cpu()") == 2
+
+
 def test_every_file_and_folder_of_the_map_exists():
   tree = re.search(r"```\n(.*?)```", README.split("## Map")[1], re.DOTALL)[1]
   folders = {0: ROOT}

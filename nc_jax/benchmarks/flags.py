@@ -5,6 +5,7 @@ import importlib.util
 import pathlib
 
 from nc_jax.errors import UserError
+from nc_jax.files import check_place
 
 
 def add_arguments(parser: argparse.ArgumentParser, devices: bool = True):
@@ -22,22 +23,18 @@ def check(arguments: argparse.Namespace):
     if value is not None and value < 1:
       raise UserError(f"--{flag}={value}: must be at least 1.")
   if arguments.csv:
-    check_file("csv", arguments.csv)
+    check_place("csv", arguments.csv)
+    chart = getattr(arguments, "chart", None)
+    if chart and chart.resolve() == arguments.csv.resolve():
+      raise UserError(f"--csv={arguments.csv} and --chart={chart} are the same file.")
 
 
 def check_chart(path: pathlib.Path | None):
   """The same of --chart."""
   if path is None:
     return
-  check_file("chart", path)
-  if path.suffix not in (".png", ".svg", ".pdf"):
+  check_place("chart", path)
+  if path.suffix.lower() not in (".png", ".svg", ".pdf"):
     raise UserError(f"--chart={path}: must end in .png, .svg or .pdf.")
   if importlib.util.find_spec("matplotlib") is None:
     raise UserError("--chart needs matplotlib (pip install -e '.[plot]').")
-
-
-def check_file(flag: str, path: pathlib.Path):
-  if not path.parent.is_dir():
-    raise UserError(f"--{flag}={path}: there is no folder {path.parent}.")
-  if path.is_dir():
-    raise UserError(f"--{flag}={path} is a folder.")

@@ -14,8 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import nc_jax as nc
 from nc_jax.benchmarks import contenders, flags, machine, table
-from nc_jax.benchmarks.sizes import SIZES, Size, choose, too_large
+from nc_jax.benchmarks.sizes import SIZES, Size, check_devices, choose, too_large
 from nc_jax.benchmarks.timing import Timing, interleave
+from nc_jax.errors import RunError
 
 BUDGET = 120.0  # s a group of interleaved calls may take; slow ones make fewer repeats
 BATCH = 4096
@@ -59,11 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser):
   )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace):
   sizes = choose(arguments.sizes, arguments.n, arguments.d, arguments.k)
   flags.check(arguments)
   flags.check_chart(arguments.chart)
   devices = machine.devices(arguments.devices)
+  check_devices(sizes, len(devices))
   facts = machine.facts(devices) | {"dtype": arguments.dtype, "precision": "highest"}
   print(f"nc_jax metrics  {table.in_words(facts)}")
   print(f"Medians of {arguments.repeats} calls in turns, fewer where noted.", end=" ")
@@ -85,11 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
       rows.append(row)
     if arguments.csv:
       table.write_csv(arguments.csv, rows, facts)
-  if arguments.chart and rows:
+  if not rows:
+    raise RunError("nothing was measured: no size fits into memory.")
+  if arguments.chart:
     from nc_jax.benchmarks import chart
 
     chart.draw(arguments.chart, rows, table.in_words(facts))
-  return 0
 
 
 def timed(size: Size, devices: list, arguments: argparse.Namespace):

@@ -56,6 +56,13 @@ def choose(names: str | None, n: int | None, d: int | None, k: int | None) -> li
   return sizes or list(SIZES.values())
 
 
+def check_devices(sizes: list[Size], count: int):
+  """Raises UserError if a size has not an example for each device."""
+  for size in sizes:
+    if size.n < count:
+      raise UserError(f"{size}: fewer examples than the {count} devices.")
+
+
 def too_large(size: Size, devices: list) -> str | None:
   """Why a size will not fit; None if it will, or if nobody knows."""
   features, state = size.feature_bytes(), size.state_bytes()

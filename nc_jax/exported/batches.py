@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nc_jax.exported.files import FeatureSet
-from nc_jax.npz import opened
+from nc_jax.npz import Stored, opened
 
 
 class Batch(NamedTuple):
@@ -20,7 +20,10 @@ class Batch(NamedTuple):
 
 
 def batches_of(examples: FeatureSet, rows: int, dtype=np.float32) -> Iterator[Batch]:
-  """All examples, `rows` at a time; one shard after the other is mapped."""
+  """All examples, `rows` at a time; one shard after the other is mapped.
+
+  Raises UserError if a file changed since it was first opened.
+  """
   start, filled, batch = 0, 0, None
   for shard in examples.shards:
     features, taken = opened(shard.features), 0
@@ -37,5 +40,7 @@ def batches_of(examples: FeatureSet, rows: int, dtype=np.float32) -> Iterator[Ba
       if filled == rows:
         yield Batch(start, filled, *batch)
         start, filled, batch = start + filled, 0, None
+    if isinstance(shard.features, Stored):
+      shard.features.check()
   if filled:
     yield Batch(start, filled, *batch)

@@ -1,6 +1,7 @@
 """One figure of measured features: angles and norms of the class means, spectrum, spread."""
 
 import pathlib
+import warnings
 
 import jax
 import matplotlib
@@ -16,14 +17,18 @@ from nc_jax.metrics.centring import centre
 
 _IDEAL = {"color": "0.25", "linestyle": "--", "linewidth": 1}
 _MOST_CLASSES = 500  # in a matrix; more cannot be told apart
+_TITLE = 100  # letters that fit into one line
 
 
 def save(path: pathlib.Path, measured: Measured, request: Request, title: str):
-  """Draws the figure into `path`, in the format of its suffix."""
+  """Draws the figure into `path`, in the format of its suffix; a long title keeps its end."""
+  if len(title) > _TITLE:
+    title = "…" + title[1 - _TITLE :]
   with matplotlib.rc_context(STYLE):
     figure = draw(measured, request)
-    figure.suptitle(title)
-    with replacing(path, "wb") as file:
+    figure.suptitle(title, parse_math=False)  # names of files may have a $
+    with replacing(path, "wb") as file, warnings.catch_warnings():
+      warnings.filterwarnings("ignore", r"Glyph .* missing from")  # or letters of any language
       figure.savefig(file, format=path.suffix[1:], dpi=150)
 
 
@@ -63,7 +68,7 @@ def _matrices(panels, means: np.ndarray, present: np.ndarray, values: dict[str, 
   key, every = "nc2/etf_means", f", 1 class in {step}" if step > 1 else ""
   for axes, matrix, title in (
     (panels[0], found, f"Cosines of centred class means{every}\n{_value(key, values)}"),
-    (panels[1], ideal, f"Ideal: simplex ETF\n−1/(C − 1) = {-1 / (classes - 1):.3g}"),
+    (panels[1], ideal, f"Ideal: simplex ETF\n−1/(C − 1) = {_number(-1 / (classes - 1))}"),
   ):
     image = axes.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
     axes.set_title(title)
@@ -98,6 +103,7 @@ def _pairs(axes, means: np.ndarray, rows: np.ndarray | None, values):
   axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
   axes.set_title(f"NC2: cosines of pairs of classes\n{_value('nc2/equiangular_means', values)}")
   axes.set_xlabel("cosine")
+  axes.xaxis.set_major_locator(MaxNLocator(5))  # long numbers where all cosines are close
   axes.set_ylabel("share of pairs")
   axes.legend()
 
@@ -110,18 +116,19 @@ def _spectrum(axes, between: np.ndarray, covariance, epsilon: float, values: dic
   classes, dim = between.shape
   sigma = np.linalg.svd(between, compute_uv=False)[: classes - 1]
   sigma = sigma[sigma > max(classes, dim) * epsilon * sigma[0]]
-  curves = [(r"between, $\Sigma_B$", sigma**2, BLUE, "o-", 1)]
+  curves = [(r"between, $\Sigma_B$", sigma**2, BLUE, 1)]
   title = "Spectrum, without scatter"
   if covariance is not None:
     title = "Spectrum of the covariances"
     total = np.linalg.eigvalsh(np.asarray(covariance, float) + between.T @ between)[::-1]
     within = np.linalg.eigvalsh(np.asarray(covariance, float))[::-1]
     rank = np.sum(within > dim * epsilon * within[0])
-    curves.insert(0, (r"total, $\Sigma_T$", total[: rank + len(sigma)], "0.6", "-", 4))
-    curves.append((r"within, $\Sigma_W$", within[:rank], ORANGE, "o-", 1))
-  for label, found, colour, line, width in curves:
+    curves.insert(0, (r"total, $\Sigma_T$", total[: rank + len(sigma)], "0.6", 4))
+    curves.append((r"within, $\Sigma_W$", within[:rank], ORANGE, 1))
+  for label, found, colour, width in curves:
     index = 1 + np.arange(len(found))
-    axes.plot(index, found, line, color=colour, label=label, linewidth=width, markersize=2.5)
+    size = {"linewidth": width, "markersize": max(width, 2.5)}
+    axes.plot(index, found, "o-", color=colour, label=label, **size)
   axes.axvline(classes - 1, **_IDEAL, label=f"C − 1 = {classes - 1}")
   found = np.concatenate([found for _, found, *_ in curves])
   if (found > 0).any():
@@ -131,7 +138,7 @@ def _spectrum(axes, between: np.ndarray, covariance, epsilon: float, values: dic
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
   else:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
   axes.set_title(f"{title}\n{_value('rank/between', values)}")
   axes.set_xlabel("index")
   axes.set_ylabel("eigenvalue")
@@ -144,14 +151,15 @@ def _spread(axes, present: np.ndarray, variances: np.ndarray, size: float, value
   if some.any():
     spread = variances / size
     axes.plot(present[some], spread[some], ".", color=BLUE)
-    axes.axhline(spread.mean(), color=BLUE, linewidth=0.8, label=f"mean {spread.mean():.2g}")
+    label = f"mean {_number(spread.mean())}"
+    axes.axhline(spread.mean(), color=ORANGE, linewidth=1, zorder=3, label=label)
     axes.set_yscale("log")
     axes.set_ylim(spread[some].min() / 3, spread.max() * 3)  # small differences look small
   else:
     axes.set_yticks([])
   if not some.all():
     reason = "without spread" if size > 0 else "with one and the same mean"
-    axes.plot([], [], " ", label=f"not shown: {np.sum(~some)} classes {reason}")
+    axes.plot([], [], " ", label=f"not shown: {np.sum(~some)} classes\n{reason}")
   axes.set_title(f"NC1: spread of each class\n{_value('nc1/trace_ratio', values)}")
   axes.set_ylabel(r"variance $v_k$ / mean $\Vert m\Vert^2$")
   _classes_on_x(axes, present)
@@ -167,7 +175,7 @@ def _norms(axes, present: np.ndarray, means: np.ndarray, rows: np.ndarray | None
       norms /= norms.mean() or 1
       top = max(top, norms.max())
       axes.plot(present, norms, ".", color=colour, label=label)
-  axes.axhline(1, **_IDEAL, label="simplex ETF")
+  axes.axhline(1, **_IDEAL, zorder=3, label="simplex ETF")
   axes.set_ylim(0, 1.1 * top)
   axes.set_title(f"NC2: norm of each class\n{_value('nc2/equinorm_means', values)}")
   axes.set_ylabel("norm / mean norm")
@@ -186,7 +194,12 @@ def _ticks(classes: int) -> MaxNLocator:
 
 
 def _value(key: str, values: dict[str, float]) -> str:
-  return f"{key} = {values[key]:.3g}"
+  return f"{key} = {_number(values[key])}"
+
+
+def _number(value: float) -> str:
+  """With the minus sign of the axes."""
+  return f"{value:.3g}".replace("-", "−")
 
 
 def _class_at(present: np.ndarray, position: float) -> str:

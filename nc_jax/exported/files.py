@@ -4,9 +4,10 @@ Only labels and head are read here; the features of a set may be larger than mem
 """
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from nc_jax.errors import UserError
@@ -50,6 +51,16 @@ class FeatureSet(NamedTuple):
   def dim(self) -> int:
     """D, the width of the features."""
     return self.shards[0].features.shape[1]
+
+  @property
+  def dtypes(self) -> list[np.dtype]:
+    """Of the features, in the order of the files."""
+    return list(dict.fromkeys(shard.features.dtype for shard in self.shards))
+
+  @property
+  def classes(self) -> set[int]:
+    """Those with examples."""
+    return set().union(*(np.unique(shard.labels).tolist() for shard in self.shards))
 
 
 def read(paths: Sequence[str], advance: Callable[[int], None] = lambda size: None) -> FeatureSet:
@@ -116,7 +127,9 @@ def _shard(path: pathlib.Path, found: dict) -> Shard:
       hint = "; ravel() makes them so"
     raise UserError(f"labels must have shape {expected}; got {list(labels.shape)} in {path}{hint}.")
   if labels.dtype.kind not in "iu":
-    raise UserError(f"labels must be integers; got dtype {labels.dtype} in {path}.")
+    whole = labels.dtype.kind in "bf" and (np.isfinite(labels) & (labels == np.rint(labels))).all()
+    hint = "; .astype(int) makes them so" if whole else ""
+    raise UserError(f"labels must be integers; got dtype {labels.dtype} in {path}{hint}.")
   return Shard(path, features, labels)
 
 
@@ -162,12 +175,19 @@ def _only(name: str, found: list[Found]) -> Found | None:
   for path, array in found:
     _check_real(name, array, path)
     dtype = inputs.float_dtype()
-    with np.errstate(over="ignore"):
-      bad = int(np.sum(~np.isfinite(array.astype(dtype) ** 2)))
+    with np.errstate(over="ignore", under="ignore"):
+      squares = array.astype(dtype) ** 2
+    bad = int(np.sum(~np.isfinite(squares)))
     if bad:
+      hint = in_float64("; --float64 takes such numbers", [array])
       raise UserError(
         f"{name} must be finite, and so must its squares in {dtype}; {bad} of {array.size} "
-        f"numbers are nan, inf or too large in {path}."
+        f"numbers are nan, inf or too large in {path}{hint}."
+      )
+    if name == "weight" and array.any() and np.max(squares) < least_square(dtype):
+      raise UserError(
+        f"weight is too small: squares underflow in {dtype} in {path}; multiply it and bias by "
+        f"one number{in_float64(', or give --float64')}."
       )
     if not np.array_equal(array, found[0].array):
       raise UserError(f"{found[0].path} and {path} hold different `{name}`; there can be one head.")
@@ -181,7 +201,7 @@ def _check_head(weight: Found | None, bias: Found | None, shard: Shard):
       raise UserError(f"{bias.path} holds `bias`, but there is no `weight`.")
     return
   shape = list(weight.array.shape)
-  if len(shape) != 2 or shape[1] != dim:
+  if len(shape) != 2 or shape[1] != dim or not shape[0]:
     hint = ""
     if len(shape) == 2 and shape[0] == dim:
       hint = ": it looks transposed, as Flax stores kernels; save weight.T"
@@ -208,7 +228,7 @@ def _check_labels(shards: list[Shard], rows: int | None, num_classes: int | None
     largest = max(shards, key=lambda shard: int(shard.labels.max()))
     num_classes, reason = int(largest.labels.max()) + 1, ""
     if num_classes > _SPARSE:
-      present = len(set().union(*(np.unique(shard.labels).tolist() for shard in shards)))
+      present = len(FeatureSet(shards, {}, []).classes)
       if num_classes > _SPARSE_SHARE * present:
         raise UserError(
           f"labels must be class indices in [0, K); they reach {num_classes - 1} in "
@@ -229,6 +249,20 @@ def _check_real(name: str, array, path: pathlib.Path):
   if array.dtype.kind not in "iuf":
     hint = ": bfloat16, perhaps; save it as float32" if array.dtype.str == "|V2" else ""
     raise UserError(f"{name} must hold real numbers; got dtype {array.dtype} in {path}{hint}.")
+
+
+def least_square(dtype: np.dtype) -> float:
+  """The least ‖h‖² at which the squares of what is rounded off, of eps ‖h‖, do not underflow."""
+  return float(np.finfo(dtype).tiny) / float(np.finfo(dtype).eps) ** 2
+
+
+def in_float64(hint: str, numbers: Iterable[np.ndarray] = ()) -> str:
+  """The hint where --float64 would help: it was not given, and squares of all `numbers` fit it."""
+  if jax.config.jax_enable_x64:
+    return ""
+  with np.errstate(over="ignore", invalid="ignore"):
+    fit = all(np.isfinite(np.sum(np.asarray(part, np.float64) ** 2)) for part in numbers)
+  return hint if fit else ""
 
 
 def some(items) -> str:

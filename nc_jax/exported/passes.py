@@ -14,12 +14,13 @@ from jax import Array
 import nc_jax as nc
 from nc_jax.errors import UserError
 from nc_jax.exported.batches import Batch, batches_of
-from nc_jax.exported.files import FeatureSet, some
+from nc_jax.exported.files import FeatureSet, in_float64, least_square, some
 from nc_jax.metrics import inputs, variability
 from nc_jax.metrics.accumulation import within_covariance
-from nc_jax.npz import machine_memory
+from nc_jax.npz import machine_memory, opened
 
 _BATCH_BYTES = 1 << 26  # of features; enough to keep disk and device busy
+_FILES = 3  # whose rows are listed in an error; the rest is counted
 
 
 def _untold(title: str, batches: Iterable[Batch], total: int) -> Iterable[Batch]:
@@ -76,6 +77,17 @@ class Request:
         f"memory; this machine has {memory / 2**30:.0f}{hint}."
       )
 
+  def check_ddof(self, classes: int):
+    """Raises UserError if nothing is left to divide by with C classes that have examples."""
+    pairs = classes * (classes - 1)
+    for name, count, what in (
+      ("norm_ddof", classes, "classes with examples"),
+      ("pair_ddof", pairs, "ordered pairs of classes with examples"),
+    ):
+      value = getattr(self, name)
+      if classes > 1 and value >= count:  # with fewer classes there is nothing to measure anyway
+        raise UserError(f"--{name}={value} must be below the number of {what}, {count}.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -90,7 +102,7 @@ def report(examples: FeatureSet, request: Request) -> Measured:
   """What nc.report gives for the examples of the files.
 
   Raises:
-    UserError: features are nan or inf, or their squares are.
+    UserError: features are nan or inf, or their squares are, or all their squares underflow.
   """
   moments = _first_pass("train moments", examples, request)
   batches = _batches("train decisions", examples, request)
@@ -108,7 +120,7 @@ def test_collapse(train: Measured, examples: FeatureSet, request: Request) -> di
   """What nc.test_collapse gives for a measured train set and the test examples of the files.
 
   Raises:
-    UserError: features are nan or inf, or their squares are.
+    UserError: features are nan or inf, or their squares are, or all their squares underflow.
   """
   own = _first_pass("test moments", examples, request)
   decisions, nearest = None, []
@@ -139,10 +151,12 @@ def test_collapse(train: Measured, examples: FeatureSet, request: Request) -> di
 
 
 def _first_pass(title: str, examples: FeatureSet, request: Request) -> nc.ClassMoments:
-  moments, bad = _empty(examples, request), []
+  moments, bad, largest = _empty(examples, request), [], 0.0
   for batch in _batches(title, examples, request):
-    with np.errstate(over="ignore", invalid="ignore"):
-      wrong = ~np.isfinite(np.einsum("nd,nd->n", batch.features, batch.features))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+      squares = np.einsum("nd,nd->n", batch.features, batch.features)
+    wrong = ~np.isfinite(squares)
+    largest = max(largest, float(np.max(squares)))
     if wrong.any():  # from here on only more of them are looked for
       bad.append(batch.start + np.flatnonzero(wrong))
     elif not bad:
@@ -150,28 +164,44 @@ def _first_pass(title: str, examples: FeatureSet, request: Request) -> nc.ClassM
       moments = nc.accumulate(moments, batch.features, batch.labels, batch.mask, donate=True)
   if bad:
     raise UserError(_not_finite(examples, np.concatenate(bad)))
+  _check_range(title, examples, moments, largest)
+  return moments
+
+
+def _check_range(title: str, examples: FeatureSet, moments: nc.ClassMoments, largest: float):
+  """Raises UserError where sums of squares overflow, or squares underflow; largest is of ‖h‖²."""
+  dtype = inputs.float_dtype()
   if not np.isfinite([jnp.sum(moments.spread), jnp.sum(moments.mean**2)]).all():
     raise UserError(
-      f"features are too large: sums of their squares are no longer finite in "
-      f"{inputs.float_dtype()} ({title}); divide them by their largest number first."
+      f"features are too large: sums of their squares are no longer finite in {dtype} ({title}); "
+      f"divide them by their largest number first{in_float64(', or give --float64')}."
     )
-  return moments
+  if largest < least_square(dtype) and any(opened(s.features).any() for s in examples.shards):
+    raise UserError(
+      f"features are too small: squares of their differences underflow in {dtype} ({title}); "
+      f"multiply them by one number first{in_float64(', or give --float64')}."
+    )
 
 
 def _not_finite(examples: FeatureSet, bad: np.ndarray) -> str:
   """How many, in which rows and classes; `bad` holds places in the set."""
   ends = np.cumsum([len(shard.labels) for shard in examples.shards])
   owner = np.searchsorted(ends, bad, side="right")
-  first = examples.shards[owner[0]]
-  rows = bad[owner == owner[0]] - (ends[owner[0]] - len(first.labels))
-  others = len(np.unique(owner)) - 1
-  more = f" and rows of {others} more files" if others else ""
+  places = []
+  for i in np.unique(owner).tolist():
+    shard = examples.shards[i]
+    places.append((shard, bad[owner == i] - (ends[i] - len(shard.labels))))
+  named = ", ".join(f"rows {some(rows)} of {shard.path}" for shard, rows in places[:_FILES])
+  others = len(places) - _FILES
+  more = f" and rows of {others} more files" if others > 0 else ""
+  numbers = (x for shard, rows in places for x in map(opened(shard.features).__getitem__, rows))
+  hint = in_float64("; --float64 takes such numbers", numbers)
   labels = np.concatenate([shard.labels.astype(np.int64) for shard in examples.shards])[bad]
   classes = [f"{k} ({n})" for k, n in zip(*np.unique(labels, return_counts=True), strict=True)]
   return (
     f"features must be finite, and so must their squares in {inputs.float_dtype()}; {len(bad)} of "
-    f"{examples.size} examples hold nan, inf or too large a number: rows {some(rows)} of "
-    f"{first.path}{more}; classes (examples) {some(classes)}."
+    f"{examples.size} examples hold nan, inf or too large a number: {named}{more}; classes "
+    f"(examples) {some(classes)}{hint}."
   )
 
 

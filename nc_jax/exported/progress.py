@@ -32,7 +32,8 @@ class ProgressLine:
       done += batch.size
       left = round((time.monotonic() - began) * (total - done) / done)
       bar = "#" * (20 * done // total)
-      self._show(f"{title} [{bar:<20}] {done / total:4.0%}  {left // 60}:{left % 60:02} left")
+      # What matters most comes first: a narrow terminal shows no more.
+      self._show(f"{title} {done / total:4.0%}  {left // 60}:{left % 60:02} left  [{bar:<20}]")
     self._show(f"{title}: done, computing", now=True)
 
   def _show(self, text: str, now: bool = False):

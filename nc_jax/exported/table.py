@@ -5,11 +5,13 @@ import math
 import textwrap
 from typing import NamedTuple
 
-import jax
+import numpy as np
 
 import nc_jax as nc
-from nc_jax.exported.files import FeatureSet
+from nc_jax.errors import printable
+from nc_jax.exported.files import FeatureSet, in_float64
 from nc_jax.exported.passes import Request
+from nc_jax.metrics import inputs
 
 _GROUPS = {
   "NC0  classifier rows": ("nc0/",),
@@ -26,6 +28,7 @@ _TEST_GROUPS = {
   "Test decisions": ("test/",),
   "Train set, to compare": ("train/",),
 }
+_OF_KNOWN_CLASSES = ("strong/second_moment", "weak/second_moment", "shift/means")
 
 
 class Results(NamedTuple):
@@ -41,12 +44,19 @@ def to_text(results: Results) -> str:
   """Tables of what was measured, and why the rest of METRICS was not."""
   sets, request, values, collapse = results
   lines = [f"{name:<5}  {describe(examples)}" for name, examples in _named(sets).items()]
+  if strangers := _strangers(sets):
+    said = f"{strangers} of {sets[1].size} test examples are of classes without train examples: "
+    said += f"left out of {', '.join(_OF_KNOWN_CLASSES)}, and errors in test/ncc_error"
+    lines += textwrap.wrap(said, 100)
   classes = int(values["classes/present"])
   head = "no linear head"
   if request.head is not None:
     head = "linear head " + ("without bias" if request.head.bias is None else "with bias")
   lines.append(f"K = {request.num_classes} classes, C = {classes} of them with examples; {head}")
+  if classes < 2:
+    lines.append("Fewer than two classes have examples: nothing to compare.")
   lines.append(", ".join(f"{name}={value}" for name, value in _settings(request).items()))
+  lines += _rounded(sets)
   if unused := _unused_arrays(sets):
     lines.append("arrays not used: " + ", ".join(unused))
   lines += _table(_GROUPS, values, classes)
@@ -66,6 +76,8 @@ def to_json(results: Results) -> str:
   classes = int(values["classes/present"])
   limits = {key: _limit_of(key, classes) for key in (*values, *collapse)}
   content = {name: _summary(examples) for name, examples in _named(sets).items()}
+  if "test" in content:
+    content["test"]["without_train_class"] = _strangers(sets)
   content |= {
     "num_classes": request.num_classes,
     "head": request.head is not None,
@@ -81,7 +93,7 @@ def to_json(results: Results) -> str:
 
 def describe(examples: FeatureSet) -> str:
   """Its files and its size."""
-  paths = [str(shard.path) for shard in examples.shards]
+  paths = [printable(str(shard.path)) for shard in examples.shards]
   files = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
   return f"{files}: N = {examples.size} examples, D = {examples.dim} features"
 
@@ -91,8 +103,27 @@ def _named(sets: list[FeatureSet]) -> dict[str, FeatureSet]:
 
 
 def _settings(request: Request) -> dict[str, object]:
-  dtype = "float64" if jax.config.jax_enable_x64 else "float32"
+  dtype = inputs.float_dtype().name
   return {**request.conventions, "scatter": request.scatter, "dtype": dtype}
+
+
+def _rounded(sets: list[FeatureSet]) -> list[str]:
+  """A line for each set with files that hold more digits than are computed with."""
+  dtype = inputs.float_dtype()
+  lines = []
+  for name, examples in _named(sets).items():
+    wide = [x.name for x in examples.dtypes if x.kind == "f" and x.itemsize > dtype.itemsize]
+    if wide:
+      hint = in_float64("; --float64 keeps their precision")
+      lines.append(f"{name} features are {' and '.join(wide)}, measured in {dtype}{hint}")
+  return lines
+
+
+def _strangers(sets: list[FeatureSet]) -> int:
+  """How many test examples are of classes that the train set lacks; 0 without a test set."""
+  known = list(sets[0].classes)
+  shards = [shard for examples in sets[1:] for shard in examples.shards]
+  return sum(int(np.sum(~np.isin(shard.labels, known))) for shard in shards)
 
 
 def _unused_arrays(sets: list[FeatureSet]) -> list[str]:
@@ -127,7 +158,8 @@ def _limit_of(key: str, classes: int) -> float | None:
 
 def _summary(examples: FeatureSet) -> dict[str, object]:
   files = [str(shard.path) for shard in examples.shards]
-  return {"files": files, "examples": examples.size, "dim": examples.dim}
+  dtype = ", ".join(dict.fromkeys(dtype.name for dtype in examples.dtypes))
+  return {"files": files, "examples": examples.size, "dim": examples.dim, "dtype": dtype}
 
 
 def _number(value: float) -> float | str:

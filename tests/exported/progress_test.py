@@ -27,8 +27,9 @@ def test_a_terminal_shows_how_far_a_pass_has_come_and_is_left_clean(monkeypatch)
   before, *texts = shown(monkeypatch, terminal=True).split("\r\x1b[K")
   assert before == ""
   assert texts[0] == "checking files: 2.0 GB"
-  assert texts[1].startswith("train moments [########            ]  40%  0:0")
-  assert texts[3] == "train moments [####################] 100%  0:00 left"
+  assert texts[1].startswith("train moments  40%  0:0")
+  assert texts[1].endswith(" left  [########            ]")
+  assert texts[3] == "train moments 100%  0:00 left  [####################]"
   assert texts[4:] == ["train moments: done, computing", ""]
 
 

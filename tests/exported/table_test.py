@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -55,6 +56,39 @@ def test_the_table_has_every_metric_beside_its_limit():
   assert "Not measured" not in text
 
 
+def test_digits_that_were_rounded_off_are_said():
+  wide = sets.arrays()["features"].astype(">f8")
+  shards = [files.Shard(pathlib.Path("a.npz"), wide, np.zeros(sets.N, int)), *SETS[0].shards]
+  request = passes.Request(num_classes=sets.K)
+  results = table.Results([SETS[1], files.FeatureSet(shards, {}, [])], request, VALUES, COLLAPSE)
+  said = "test features are float64, measured in float32; --float64 keeps their precision"
+  assert said in table.to_text(results).splitlines()
+  got = json.loads(table.to_json(results))
+  assert (got["train"]["dtype"], got["test"]["dtype"]) == ("float32", "float64, float32")
+  with jax.enable_x64(True):
+    assert "measured in" not in table.to_text(results)
+
+
+def test_test_examples_that_no_train_class_claims_are_counted():
+  shard = SETS[0].shards[0]
+  train = files.FeatureSet([shard._replace(labels=shard.labels % 2)], {}, [])
+  request = passes.Request(num_classes=sets.K)
+  results = table.Results([train, SETS[1]], request, VALUES, COLLAPSE)
+  strangers = int(np.sum(SETS[1].shards[0].labels > 1))
+  said = (
+    f"{strangers} of {sets.N} test examples are of classes without train examples: left out of "
+    "strong/second_moment, weak/second_moment, shift/means, and errors in test/ncc_error"
+  )
+  assert said in " ".join(table.to_text(results).splitlines())
+  assert json.loads(table.to_json(results))["test"]["without_train_class"] == strangers
+
+
+def test_one_class_has_nothing_to_be_compared_with():
+  request = passes.Request(num_classes=sets.K)
+  text = table.to_text(table.Results(SETS, request, VALUES | {"classes/present": 1.0}, {}))
+  assert text.splitlines()[3] == "Fewer than two classes have examples: nothing to compare."
+
+
 def test_what_was_not_measured_is_said():
   request = passes.Request(num_classes=sets.K, scatter=False)
   needs = {key: metric.needs for key, metric in nc.METRICS.items()}
@@ -73,7 +107,8 @@ def test_json_is_strict_though_values_may_be_nan():
   got = json.loads(text, parse_constant=pytest.fail)
   assert got["metrics"]["nc1/cdnv"] == "nan" and float(got["metrics"]["nc1/pinv"]) == np.inf
   assert got["metrics"]["nc3/cosine"] == VALUES["nc3/cosine"]
-  assert got["train"] == {"files": ["a.npz", "b.npz"], "examples": 2 * sets.N, "dim": sets.D}
+  sizes = {"examples": 2 * sets.N, "dim": sets.D}
+  assert got["train"] == {"files": ["a.npz", "b.npz"], **sizes, "dtype": "float32"}
   assert got["num_classes"] == 1 and got["head"] is False and got["bias"] is False
   assert got["test_collapse"] == {} and got["at_collapse"] == {}  # one class has no limit
   assert got["unused_arrays"] == ["epoch"]
@@ -87,4 +122,4 @@ def test_json_has_the_limits_of_the_classes_that_are_present():
   limits = {key: metric.at_collapse for key, metric in nc.METRICS.items()}
   assert got["at_collapse"] == {key: limit(3) for key, limit in limits.items() if limit}
   assert got["test_collapse"] == COLLAPSE and got["test"]["files"] == ["test.npz"]
-  assert got["head"] is True and got["bias"] is True
+  assert got["head"] is True and got["bias"] is True and got["test"]["without_train_class"] == 0
