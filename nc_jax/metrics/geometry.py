@@ -16,7 +16,7 @@ def equinorm(rows: Array, present: Array, *, norm_ddof: int = 1) -> Array:
   Args:
     rows: [K, D] centred class means, or classifier rows.
     present: [K] bool, the C rows that count.
-    norm_ddof: std divides by C − norm_ddof; 1 as in the original code.
+    norm_ddof: std divides by C − norm_ddof, or 0 where that is negative; 1 as in the original code.
 
   Returns: float []. nan if C < 2 or all rows are zero.
 
@@ -148,7 +148,7 @@ def energies(pairs: dict[str, pairwise.Statistic], pair_ddof: int = 0) -> dict[s
       gnc2_cov     its std over |mean|                          0 at collapse
 
   gnc2_cov explodes where the typical distance is near 1; prefer the variance. inf (variance:
-  nan) if two directions coincide, or two means are zero; nan if C < 2.
+  nan) if two directions coincide to the last bit, or two means are zero; nan if C < 2.
 
   References: Liu, Yu, Weller and Schölkopf 2023, arXiv 2303.06484; Wu and Papyan 2024, arXiv
     2405.17767 (GNC2).
@@ -165,7 +165,7 @@ def energies(pairs: dict[str, pairwise.Statistic], pair_ddof: int = 0) -> dict[s
 def pair_variance(statistic: pairwise.Statistic, pair_ddof: int) -> Array:
   """Variance over the ordered pairs with a ddof; ordered and unordered agree for ddof 0."""
   ordered = 2 * statistic.count
-  return statistic.variance * ordered / (ordered - pair_ddof)
+  return statistic.variance * ordered / jnp.maximum(ordered - pair_ddof, 0)
 
 
 def variation(values: Array, present: Array, ddof: int) -> Array:
@@ -175,12 +175,12 @@ def variation(values: Array, present: Array, ddof: int) -> Array:
 
 
 def mean_and_variance(values: Array, present: Array, ddof: int) -> tuple[Array, Array]:
-  """Mean and variance of the present values; nan for fewer than two."""
+  """Mean and variance of the present values; nan for fewer than two, as numpy.var if ddof ≥ C."""
   count = jnp.sum(present).astype(values.dtype)
   count = jnp.where(count > 1, count, jnp.nan)
   mean = jnp.sum(jnp.where(present, values, 0)) / count
   square = jnp.sum(jnp.where(present, values - mean, 0) ** 2)
-  return mean, square / (count - ddof)
+  return mean, square / jnp.maximum(count - ddof, 0)
 
 
 def root(x: Array) -> Array:

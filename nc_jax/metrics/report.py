@@ -37,7 +37,8 @@ def measure(
   """All metrics that the arguments allow, in the order of METRICS (a jit around it sorts them).
 
   Compiled once per shape and set of options; pure, so it may be jitted, mapped and (apart from
-  the ranks) differentiated: any value can be a loss.
+  the ranks) differentiated: any value can be a loss. Of nc1/vci second derivatives are nan where
+  K ≤ D.
 
   Args:
     moments: class moments of the whole data set.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import worlds
 
+import nc_jax as nc
 from nc_jax.metrics import geometry, pairwise
 
 ALL = ("one_minus_cosine", "equiangular", "log", "riesz", "cdnv")
@@ -163,3 +164,12 @@ def test_gradients_of_tiles_store_no_square(monkeypatch):
   text = jax.jit(jax.grad(loss)).lower(jnp.ones((256, 3))).as_text()
   assert "256x256" not in text and "16x16" in text
   assert "136x16x16" not in text  # nor all 136 tiles in a row
+
+
+def test_a_ddof_that_leaves_nothing_to_divide_by_gives_no_negative_variance():
+  world = worlds.clusters()
+  moments, head = nc.ClassMoments.of(*world[:2], worlds.K), nc.Head(world.weight, world.bias)
+  for ddof in (worlds.K, worlds.K + 5):
+    values = nc.measure(moments, head, norm_ddof=ddof, pair_ddof=10 * ddof**2)
+    for key in ("nc3/uniform_duality_var", "nc2/gnc2_var", "nc2/equinorm_means"):
+      assert values[key] == np.inf, key
