@@ -35,9 +35,7 @@ import os
 import pathlib
 import sys
 
-# XLA and OpenBLAS, which does the small decompositions, keep a thread per core each and wait for
-# one another where the cores are busy: wide features took twice as long. Must be set before JAX
-# loads what it decomposes by, which it does when it first has to.
+# As in nc_jax.main, and before JAX loads what it decomposes by, which it does when it first has to.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
