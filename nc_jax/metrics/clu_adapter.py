@@ -5,6 +5,7 @@ from typing import ClassVar
 import clu.metrics
 import clu.values
 import flax.struct
+import jax
 
 from nc_jax.metrics.accumulation import accumulate
 from nc_jax.metrics.catalogue import METRICS
@@ -34,6 +35,9 @@ class CollapseMetric(clu.metrics.Metric):
 
   @classmethod
   def from_model_output(cls, *, mask=None, **outputs) -> "CollapseMetric":
+    for name in cls.names:
+      if name not in outputs:
+        raise ValueError(f"no model output is called {name!r}; there are {', '.join(outputs)}")
     features, labels = (outputs[name] for name in cls.names)
     return cls(moments=accumulate(cls.empty().moments, features, labels, mask))
 
@@ -77,10 +81,14 @@ def collapse_metric(
     **options: as for `measure`.
 
   Raises:
-    ValueError: an unknown key.
+    ValueError, TypeError: a key that `measure` does not give with these options, or an option that
+      it does not take.
   """
-  if key is not None and key not in METRICS:
-    raise ValueError(f"key must be one of {', '.join(METRICS)}; got {key!r}")
+  moments = jax.eval_shape(lambda: ClassMoments.empty(num_classes, dim, scatter=scatter))
+  given = jax.eval_shape(lambda m: measure(m, **options), moments)
+  known = [name for name in METRICS if name in given]
+  if key is not None and key not in known:
+    raise ValueError(f"key must be one of {', '.join(known)}; got {key!r}")
 
   @flax.struct.dataclass
   class Configured(CollapseMetric):

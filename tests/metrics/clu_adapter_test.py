@@ -90,3 +90,24 @@ def test_compute_value_is_for_one_number():
     clu_adapter.collapse_metric(K, D).empty().compute_value()
   with pytest.raises(ValueError, match="key must be one of nc1/pinv, .*; got 'nc1'"):
     clu_adapter.collapse_metric(K, D, key="nc1")
+
+
+@pytest.mark.parametrize(
+  "key, options",
+  [("nc1/pinvv", {}), ("nc3/self_duality", {}), ("nc1/vci", {"scatter": False})],
+  ids=str,
+)
+def test_a_key_that_will_never_be_there_is_refused_at_once(key, options):
+  with pytest.raises(ValueError, match=f"key must be one of nc1/.*; got '{key}'"):
+    clu_adapter.collapse_metric(3, 4, key=key, **options)
+
+
+def test_options_are_checked_at_once():
+  with pytest.raises(ValueError, match="within must be one of samples, classes; got 'x'"):
+    clu_adapter.collapse_metric(3, 4, within="x")
+
+
+def test_a_missing_model_output_is_named():
+  metric = clu_adapter.collapse_metric(3, 4, features="penultimate")
+  with pytest.raises(ValueError, match="no model output is called 'penultimate'; there are logits"):
+    metric.from_model_output(logits=np.zeros((2, 3)), labels=np.zeros(2, int))
