@@ -14,8 +14,6 @@ from nc_jax.metrics.products import HIGHEST
 from nc_jax.metrics.sharding import varying
 
 CLASS_TILE = 512  # scores are held for this many classes at a time
-
-
 _BLOCK = 32  # near ties settled at a time
 
 

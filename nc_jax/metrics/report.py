@@ -142,7 +142,7 @@ def report(
     raise TypeError(f"report takes no option {unknown[0]}; it takes {', '.join(sorted(_OPTIONS))}")
   check_conventions(**{key: options[key] for key in CONVENTIONS if key in options})
   inputs.check_size("num_classes", num_classes)
-  features, *_ = inputs.check_examples(features, labels, mask, num_classes)
+  features, labels, mask = inputs.check_examples(features, labels, mask, num_classes)
   head = head_of(weight, bias, num_classes, features.shape[1])
   mesh = mesh_beyond(options.get("mesh"), num_classes, features, scatter)
   features = features if mesh else sent_once(features)

@@ -119,10 +119,12 @@ def test_collapse(
   check_conventions(global_mean=global_mean, within=within, between=between)
   inputs.check_size("num_classes", num_classes)
   train = (train_features, train_labels, train_mask)
-  train_features, *_ = inputs.check_examples(*train, num_classes, prefix="train_")
+  train = inputs.check_examples(*train, num_classes, prefix="train_")
+  train_features, train_labels, train_mask = train
   dim = train_features.shape[1]
   test = (test_features, test_labels, test_mask)
-  test_features, *_ = inputs.check_examples(*test, num_classes, dim, prefix="test_")
+  test = inputs.check_examples(*test, num_classes, dim, prefix="test_")
+  test_features, test_labels, test_mask = test
   head = head_of(weight, bias, num_classes, dim)
   centring = {"global_mean": global_mean, "between": between}
   conventions = {"centring": centring, "within": within, "mesh": mesh}

@@ -227,6 +227,17 @@ def test_decisions_that_cannot_be_about_these_moments_are_refused():
     nc.measure(moments, None, decisions)
 
 
+def test_decisions_about_the_examples_twice_or_about_a_share_of_them():
+  world = worlds.clusters(size=4000, std=1.0)
+  moments = nc.ClassMoments.of(*world[:2], worlds.K, scatter=False)
+  once = nc.decide(*world[:2], moments)
+  some = nc.decide(world.features[:2000], world.labels[:2000], moments)
+  pinv = nc.measure(moments, None, once)["nc1/pinv"]
+  for decisions, rtol in ((once.merge(once), 1e-6), (some, 0.1)):
+    given = nc.measure(moments, None, decisions)["nc1/pinv"]
+    np.testing.assert_allclose(given, pinv, rtol=rtol)
+
+
 def test_more_examples_than_int32_counts():
   world = worlds.clusters()
   moments = nc.ClassMoments.of(*world[:2], worlds.K)
