@@ -17,8 +17,8 @@ from nc_jax.metrics.moments import ClassMoments
 from nc_jax.metrics.products import HIGHEST
 from nc_jax.metrics.sharding import varying
 
-TILE = 1024  # classes per side: 4 MiB of float32 a tile
-CPU_TILE = 512  # the same if there are many, so that the passes over one stay in a core's cache
+TILE = 1024  # classes that make one tile of pairs, 4 MiB; more are cut, on accelerators into twice
+CPU_TILE = 512  # as many, on a CPU into half, so that the passes over a tile stay in a core's cache
 FEW = 2**18  # classes² times dimensions: below, differences cost nothing
 CLOSE = 0.02  # ‖u_i − u_j‖² below which a Gram matrix no longer gives it to 1e-5
 
@@ -143,7 +143,7 @@ def _tiles(num_classes: int) -> tuple[int, int]:
   """How many tiles a side has, and how many classes a tile's side."""
   if num_classes <= TILE:
     return 1, num_classes
-  widest = min(TILE, CPU_TILE) if jax.default_backend() == "cpu" else TILE
+  widest = min(TILE, CPU_TILE) if jax.default_backend() == "cpu" else 2 * TILE
   width = -(-num_classes // -(-num_classes // widest))
   if width > 32:
     width = -(-width // 32) * 32  # products of whole registers are faster

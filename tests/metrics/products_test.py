@@ -15,7 +15,7 @@ def cut_for(request, monkeypatch):
 
 @pytest.mark.usefixtures("cut_for")
 class TestBlocks:
-  @pytest.mark.parametrize("dim", [1, 64, 224, 226, 300, 512, 600, 1111, 1600])
+  @pytest.mark.parametrize("dim", [1, 64, 224, 226, 300, 512, 600, 1111, 1600, 2300])
   def test_gram_is_the_product(self, dim):
     x = np.random.default_rng(0).normal(size=(40, dim)).astype(np.float32)
     wide = x.astype(np.float64)
