@@ -57,7 +57,7 @@ def accumulate(
     return inputs.finished(_accumulate_sharded(moments, *examples, *split, adopt), given)
   fold, donated = (functools.partial(kernel, **options) for kernel in kernels)
   if inputs.is_traced(moments, examples):
-    return fold(moments, *examples, 0)
+    return fold(moments, *examples, None)
   least = max(4 * moments.dim, moments.num_classes)
   first = donated if donate else fold
   return inputs.finished(
@@ -90,7 +90,7 @@ def within_covariance(
   else:
     split = sharding.split_of(features)
   if split or inputs.is_traced(examples, moments):
-    return inputs.finished(_covariance(*examples, 0, moments, within, split), given)
+    return inputs.finished(_covariance(*examples, None, moments, within, split), given)
   parts = sharding.host_slices(examples, 4 * moments.dim, place)
   total = sum(_covariance(*part, skip, moments, within, split) for part, skip in parts)
   return inputs.finished(total, given)
@@ -149,7 +149,7 @@ def _covariance(features, labels, mask, skip, moments, within, split) -> Array:
 
 
 def _fold(
-  moments: ClassMoments, features: Array, labels: Array, mask, skip: int, adopt, by_rows=False
+  moments: ClassMoments, features: Array, labels: Array, mask, skip, adopt, by_rows=False
 ) -> ClassMoments:
   """`adopt` is True, False, or [K] bool. Of split moments, what one device holds."""
   if features.shape[0] == 0:
@@ -175,7 +175,7 @@ _accumulate_donated = jax.jit(_fold, static_argnames="adopt", donate_argnums=0)
 
 
 def _fold_split(
-  moments: ClassMoments, features: Array, labels: Array, mask, skip: int, adopt, by_rows
+  moments: ClassMoments, features: Array, labels: Array, mask, skip, adopt, by_rows
 ) -> ClassMoments:
   columns = moments.columns
   local = functools.partial(_fold, adopt=adopt, by_rows=by_rows)
@@ -195,7 +195,7 @@ def _accumulate_sharded(moments, features, labels, mask, mesh, axes, adopt) -> C
     zero = jax.tree.map(jnp.zeros_like, moments)
     # Seen classes keep the reference that every device knows; the others are reconciled.
     own = dataclasses.replace(zero, reference=moments.reference)
-    own = _fold(own, features, labels, mask, 0, (moments.count == 0) & adopt)
+    own = _fold(own, features, labels, mask, None, (moments.count == 0) & adopt)
     return all_reduce(own, axes)
 
   whole, rows = PartitionSpec(), PartitionSpec(axes)

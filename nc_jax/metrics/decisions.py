@@ -168,12 +168,18 @@ def decide(
     place, kernel = columns.place, functools.partial(_decide_split, by_rows=by_rows)
   elif (split := sharding.split_of(features)) is not None:
     return inputs.finished(_decide_sharded(*examples, about, *split), given)
-  seen = Decisions.empty(moments, head, projection)
   if inputs.is_traced(examples, about):
-    return kernel(seen, *examples, 0, about)
-  step = functools.partial(kernel, about=about)
+    return kernel(*examples, None, about)
+
+  def first(_, *part):
+    return kernel(*part, about)
+
+  def another(seen, *part):
+    return _sum(seen, kernel(*part, about))
+
+  steps = first, another
   return inputs.finished(
-    sharding.fold_slices((step, step), seen, examples, moments.num_classes, place), given
+    sharding.fold_slices(steps, None, examples, moments.num_classes, place), given
   )
 
 
@@ -237,9 +243,9 @@ def _nearest_split(features: Array, moments: ClassMoments, by_rows: bool) -> Arr
   return local(features, Candidates.of(moments))
 
 
-def _add(seen: Decisions, features, labels, mask, skip, about) -> Decisions:
+def _decisions(features, labels, mask, skip, about) -> Decisions:
   moments, head, projection, radii = about
-  candidates = Candidates.of(moments, head)
+  candidates, seen = Candidates.of(moments, head), Decisions.empty(moments, head, projection)
   return _add_about(seen, features, labels, mask, skip, (moments, candidates, projection, radii))
 
 
@@ -305,13 +311,14 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
   return sharding.scan_chunks(step, seen, features, labels, mask, skip)
 
 
-_decide = jax.jit(_add)
+_decide = jax.jit(_decisions)
+_sum = jax.jit(Decisions.merge)
 
 
 @jax.jit(static_argnames="by_rows")
-def _decide_split(seen, features, labels, mask, skip, about, by_rows) -> Decisions:
+def _decide_split(features, labels, mask, skip, about, by_rows) -> Decisions:
   moments, head, projection, radii = about
-  columns, whole = moments.columns, PartitionSpec()
+  columns, whole, seen = moments.columns, PartitionSpec(), Decisions.empty(*about[:3])
   about = (moments, Candidates.of(moments, head), projection, radii)
   specs = (columns.specs(moments), columns.rows, columns.rows, whole)
   local = columns.map(
@@ -327,8 +334,7 @@ def _decide_sharded(features, labels, mask, about, mesh, axes) -> Decisions:
   rows, whole = PartitionSpec(axes), PartitionSpec()
 
   def local(features, labels, mask, about):
-    own = _add(Decisions.empty(*about[:3]), features, labels, mask, 0, about)
-    return lax.psum(own, axes)
+    return lax.psum(_decisions(features, labels, mask, None, about), axes)
 
   specs = (rows, rows, rows, whole)
   local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)

@@ -198,9 +198,8 @@ class Head:
     """
     weight, bias = self.fitting(num_classes, dim)
     dtype = inputs.float_dtype()
-    return Head(
-      as_means(weight, dtype, columns), None if bias is None else jnp.asarray(bias, dtype)
-    )
+    bias = None if bias is None else inputs.on_device(bias, dtype)
+    return Head(as_means(weight, dtype, columns), bias)
 
   def fitting(self, num_classes: int, dim: int) -> tuple:
     """Weight and bias, or None, as arrays; ValueError if their shapes do not fit K and D."""
@@ -239,7 +238,7 @@ def fitting_head(head: Head | None, moments: ClassMoments) -> Head | None:
 def as_means(rows, dtype, columns: Columns | None) -> Array:
   """[K, D] rows as a JAX array that lies as the means of moments do."""
   if columns is None:
-    return jnp.asarray(rows, dtype)
+    return inputs.on_device(rows, dtype)
   return columns.put(rows, columns.wide, dtype)
 
 

@@ -92,10 +92,11 @@ def host_slices(arrays: tuple, least: int, place: Callable | None = None):
 
   In one piece too, if not of too many numbers, are those that a CPU reads where they lie. Slices
   are of equal size, for one program. Where they do not fit, the last one starts early, and its
-  first `skip` rows are those that the one before it has seen.
+  first `skip` rows are those that the one before it has seen. Of one piece it is None: a number
+  would be sent to the device for nothing.
   """
   if not isinstance(arrays[0], np.ndarray):
-    yield arrays, 0
+    yield arrays, None
     return
   size, dim = arrays[0].shape
   rows = max(8 * chunk_rows(dim), least)
@@ -107,17 +108,17 @@ def host_slices(arrays: tuple, least: int, place: Callable | None = None):
     start = min(part * rows, size - rows)
     here = slice(start, start + rows)
     sliced = jax.tree.map(lambda x, here=here: np.asarray(x)[here], arrays)
-    yield (place or in_place.put)(sliced), part * rows - start
+    yield (place or in_place.put)(sliced), None if count == 1 else part * rows - start
 
 
 def scan_chunks(
-  step: Callable, state, features: Array, labels: Array, mask, skip=0, rows: int | None = None
+  step: Callable, state, features: Array, labels: Array, mask, skip=None, rows: int | None = None
 ):
   """Folds (features [B, D], labels [B], mask [B]) chunks into `state` by `step(state, chunk)`.
 
   The chunks are of equal size and read in place. When they do not fit, the last one starts
   early, and the mask leaves out the rows that the one before it has seen, as it does the first
-  `skip` rows of all. At most `rows` each, or `chunk_rows(D)`.
+  `skip` rows of all, if that is not None. At most `rows` each, or `chunk_rows(D)`.
   """
   size = features.shape[0]
   rows = rows or chunk_rows(features.shape[1])
@@ -127,7 +128,10 @@ def scan_chunks(
 
   def body(state, chunk):
     start = jnp.minimum(chunk * rows, size - rows)
-    keep = start + jnp.arange(rows) >= jnp.maximum(chunk * rows, skip)
+    if chunks == 1 and skip is None:
+      keep = jnp.ones(rows, bool)
+    else:
+      keep = start + jnp.arange(rows) >= jnp.maximum(chunk * rows, 0 if skip is None else skip)
     keep = keep if mask is None else keep & take(mask, start, rows)
     return step(state, (take(features, start, rows), take(labels, start, rows), keep))
 

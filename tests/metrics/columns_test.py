@@ -198,18 +198,18 @@ class TestSizes:
     split = nc.ClassMoments.empty(K, D, mesh=mesh)
     head = nc.Head(split.mean, jnp.zeros(K))
     x, y = laid(mesh, np.zeros((N, D), np.float32), EVERY), laid(mesh, np.zeros(N, int), EVERY)
-    seen, about = nc.Decisions.empty(split, head), (split, head, None, jnp.zeros(K))
+    about = (split, head, None, jnp.zeros(K))
     weighing = {"within": "samples", "between": "classes"}
     by_rows = {"by_rows": True}
     programs = {
       "accumulate": accumulation._accumulate_split.lower(
-        split, x, y, None, 0, adopt=True, by_rows=True
+        split, x, y, None, None, adopt=True, by_rows=True
       ),
       "merge": moments._merge.lower(split, split),
       "relabel": moments._relabel.lower(split, jnp.zeros(K, jnp.int32), K - 1),
-      "covariance": accumulation._covariance.lower(x, y, None, 0, split, "classes", True),
+      "covariance": accumulation._covariance.lower(x, y, None, None, split, "classes", True),
       "radii": certainty.radii.lower(split, head),
-      "decide": decisions._decide_split.lower(seen, x, y, None, 0, about, **by_rows),
+      "decide": decisions._decide_split.lower(x, y, None, None, about, **by_rows),
       "nearest": decisions._nearest_split.lower(x, split, True),
       "variability": variability.measure.lower(split, global_mean="classes", **weighing),
       "the rest of measure": report._measure_rest.lower(
