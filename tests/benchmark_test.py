@@ -37,10 +37,10 @@ def start(*flags):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-  """What a plain run and one on two devices printed, and their folder."""
+  """What a plain run and one on two devices, calls in a row, printed, and their folder."""
   folder = tmp_path_factory.mktemp("benchmark")
   one = start("--csv", f"{folder}/one.csv", "--chart", f"{folder}/one.png")
-  two = start("--devices", "2", "--dtype", "bfloat16", "--csv", f"{folder}/two.csv")
+  two = start("--devices=2", "--dtype=bfloat16", "--in_a_row", f"--csv={folder}/two.csv")
   printed = []
   for process in (one, two):
     out, err = process.communicate(timeout=240)
@@ -73,6 +73,7 @@ def test_the_csv_holds_a_row_for_each_thing_timed_and_the_facts_of_the_run(runs)
   for row in found.values():
     assert (row["n"], row["d"], row["k"]) == (301, 8, 3)
     assert row["jax"] == jax.__version__ and row["dtype"] == "float32"
+    assert row["calls"] == "one by one"
     assert row["devices"] == "1 x cpu" and row["date"] and row["machine"] and row["threads"] >= 1
 
 
@@ -139,7 +140,7 @@ def test_two_devices_share_what_they_can_divide(runs):
   found = rows(folder / "two.csv")
   assert "the first 300 examples" in two
   assert found["report"]["devices"] == "2 x cpu" and found["report"]["n"] == 300
-  assert found["report"]["dtype"] == "bfloat16"
+  assert found["report"]["dtype"] == "bfloat16" and found["report"]["calls"] == "in a row"
   assert {"accumulate/scatter", "decide", "measure", "limit/product"} < set(found)
   read = found["limit/read"]
   assert read["gb_per_s"] == pytest.approx(300 * 8 * 2 / read["median_s"] / 1e9, rel=1e-4)
@@ -211,6 +212,17 @@ def test_calls_take_turns_and_slow_rounds_are_fewer():
   order.clear()
   timings = timing.interleave(cases, repeats=3, budget=0.01)
   assert order == ["a", "b"] and len(timings["b"].samples) == 1
+
+
+def test_of_calls_in_a_row_the_last_is_waited_for(monkeypatch):
+  waited, numbers = [], itertools.count()
+  monkeypatch.setattr(jax, "block_until_ready", waited.append)
+  cases = {"a": lambda: (time.sleep(0.002), next(numbers))[1]}
+  timings = timing.interleave(cases, repeats=2, budget=60, in_a_row=True)
+  assert waited[-1] == next(numbers) - 1 and len(waited) == 4  # 2 before, and one a sample
+  assert 0.002 <= timings["a"].median < timing.SAMPLE  # of one call
+  timing.interleave(cases, repeats=2, budget=60)
+  assert len(waited) > 4 + 4
 
 
 def test_compilation_is_told_apart_and_recompilation_counted():

@@ -1,10 +1,12 @@
 """Times the metric library beside this machine's limits, plain NumPy, and a peer.
 
 Calls take turns, A B A B, and medians are printed; every time is wall-clock time of all devices
-together, results waited for. Compilation is listed apart. Nothing is judged: look at the ratios.
+together, results waited for, call by call or those of several in a row. Compilation is listed
+apart. Nothing is judged: look at the ratios.
 """
 
 import argparse
+import functools
 import pathlib
 
 import jax
@@ -54,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser):
   parser.add_argument(
     "--no_peers", action="store_true", help="leave out the processes, ours and rhubarbwu"
   )
+  parser.add_argument(
+    "--in_a_row",
+    action="store_true",
+    help="wait for the last of a sample's calls only, as a loop over batches does: rates of a "
+    "device, without what it takes to start a short call there",
+  )
   flags.add_arguments(parser)
   parser.add_argument(
     "--chart", type=pathlib.Path, metavar="FILE", help="draw bars to FILE.png, .svg or .pdf"
@@ -66,9 +74,11 @@ def run(arguments: argparse.Namespace):
   flags.check_chart(arguments.chart)
   devices = machine.devices(arguments.devices)
   check_devices(sizes, len(devices))
-  facts = machine.facts(devices) | {"dtype": arguments.dtype, "precision": "highest"}
+  calls = "in a row" if arguments.in_a_row else "one by one"
+  asked = {"dtype": arguments.dtype, "precision": "highest", "calls": calls}
+  facts = machine.facts(devices) | asked
   print(f"nc_jax metrics  {table.in_words(facts)}")
-  print(f"Medians of {arguments.repeats} calls in turns, fewer where noted.", end=" ")
+  print(f"Medians of {arguments.repeats} samples in turns, fewer where noted.", end=" ")
   print("* marks a time scaled up from a part.")
   for what, meaning in WHAT.items():
     print(f"  {what:20}{meaning}")
@@ -118,6 +128,8 @@ def inside(size: Size, devices: list, arguments: argparse.Namespace):
   head = nc.Head(jnp.asarray(weight), jnp.asarray(bias))
   nothing = nc.ClassMoments.empty(size.k, size.d)
   neither = nc.ClassMoments.empty(size.k, size.d, scatter=False)
+  options = {"repeats": arguments.repeats, "budget": BUDGET, "in_a_row": arguments.in_a_row}
+  take_turns = functools.partial(interleave, **options)
   on_cpu, plain = devices[0].platform == "cpu", arguments.dtype == "float32"
 
   cases = {"limit/product": lambda: product(x)}
@@ -134,7 +146,7 @@ def inside(size: Size, devices: list, arguments: argparse.Namespace):
     "accumulate/scatter": lambda: nc.accumulate(nothing, x, y),
     "accumulate/traces": lambda: nc.accumulate(neither, x, y),
   }
-  timings = interleave(cases, arguments.repeats, BUDGET)
+  timings = take_turns(cases)
   if size.n > 2 * BATCH and "limit/gemm" in timings:
     timings["limit/gemm"] = timings["limit/gemm"].scaled(size.n / (2 * BATCH))
   if "limit/square" in timings:
@@ -161,7 +173,7 @@ def inside(size: Size, devices: list, arguments: argparse.Namespace):
   }
   if plain:
     cases["numpy/two_pass"] = lambda: contenders.two_passes(features, labels, size.k)
-  yield from rows_of(size, interleave(cases, arguments.repeats, BUDGET), features.itemsize)
+  yield from rows_of(size, take_turns(cases), features.itemsize)
 
 
 @jax.jit

@@ -66,7 +66,9 @@ def programs() -> int:
   return _compiling.programs
 
 
-def interleave(cases: dict[str, Callable], repeats: int, budget: float) -> dict[str, Timing]:
+def interleave(
+  cases: dict[str, Callable], repeats: int, budget: float, *, in_a_row: bool = False
+) -> dict[str, Timing]:
   """Times the cases in turn, A B A B ..., so that a drift of the machine meets them all.
 
   Args:
@@ -74,6 +76,8 @@ def interleave(cases: dict[str, Callable], repeats: int, budget: float) -> dict[
     repeats: samples per case.
     budget: seconds. Fewer repeats are made where a round of all cases takes too much of it; where
       even one does, the first call counts, less its compilation.
+    in_a_row: wait for the last of a sample's calls only, so that a device starts one call while
+      the one before it runs.
   """
   first, compiling = {}, {}
   for name, call in cases.items():
@@ -90,7 +94,7 @@ def interleave(cases: dict[str, Callable], repeats: int, budget: float) -> dict[
   for _ in range(rounds):
     for name, call in cases.items():
       programs = _compiling.programs
-      samples[name].append(_sample(call, calls=max(1, int(SAMPLE / first[name]))))
+      samples[name].append(_sample(call, max(1, int(SAMPLE / first[name])), in_a_row))
       recompiled[name] += _compiling.programs - programs
   return {
     name: Timing(samples[name] or [first[name]], compiling[name], recompiled[name])
@@ -98,9 +102,11 @@ def interleave(cases: dict[str, Callable], repeats: int, budget: float) -> dict[
   }
 
 
-def _sample(call: Callable, calls: int) -> float:
+def _sample(call: Callable, calls: int, in_a_row: bool = False) -> float:
   time.sleep(PAUSE)
   began = time.perf_counter()
-  for _ in range(calls):
-    jax.block_until_ready(call())
+  for left in reversed(range(calls)):
+    result = call()
+    if not (in_a_row and left):
+      jax.block_until_ready(result)
   return (time.perf_counter() - began) / calls
