@@ -20,29 +20,26 @@ _BLOCK = 32  # near ties settled at a time
 class Question(NamedTuple):
   """One choice to be made among K classes, by the highest score; the first of equals wins.
 
-  Scores are products and round. Those nearer to one another than that are compared in pairs,
-  k against j, by what does not: ‖h − μ_j‖² − ‖h − μ_k‖² = (a_j − a_k)·(a_j + a_k) with
-  a = (h − reference) − mean, or (w_k − w_j)·h + b_k − b_j. Means that are closer to each other
-  than 1e-3 of their distance from μ_G would be mistaken, and exact ties be anybody's.
+  Scores are products and round. Those nearer to one another than that are compared in `pairs`.
 
   Attributes:
     rows, bias: [K, D] and [K], score_k = (h − μ_G)·rows_k + bias_k.
     pairs: (reference, mean), [K, D] each, of class means; (weight, bias), [K, D] and [K], of a
-      head; None where near ties are left to the scores.
+      head.
+    twins: [K] bool, classes that are the same as the first which can win, as all are of features
+      that died or of a head of zeros: these need not be compared with one another.
   """
 
   rows: Array
   bias: Array
-  pairs: tuple[Array, Array] | None
+  pairs: tuple[Array, Array]
+  twins: Array
 
-  def ahead(self, features: Array, index: Array, other: Array) -> Array:
-    """[B] by how much class `index` [B] is ahead of the `other` [B], for features [B, D]."""
-    first, second = self.pairs
-    if second.ndim == 1:
-      slope = first[index] - first[other]
-      return jnp.sum(slope * features, axis=1) + (second[index] - second[other])
-    own, its = ((features - first[k]) - second[k] for k in (index, other))
-    return jnp.sum((its - own) * (its + own), axis=1)
+  @classmethod
+  def of(cls, rows: Array, bias: Array, pairs: tuple[Array, Array]) -> "Question":
+    first, winning = jnp.argmax(jnp.isfinite(bias)), jnp.isfinite(bias)
+    same = [(x == x[first]).reshape(len(x), -1).all(axis=1) for x in pairs]
+    return cls(rows, bias, pairs, winning & same[0] & same[1])
 
   def precision(self, about: Array) -> Array:
     """[B] what rounding may take from a score of h − μ_G = `about` [B, D]."""
@@ -50,6 +47,24 @@ class Question(NamedTuple):
     most = jnp.max(jnp.where(jnp.isfinite(self.bias), jnp.abs(self.bias), 0))
     length = jnp.sqrt(jnp.sum(about**2, axis=1))
     return 100 * jnp.finfo(about.dtype).eps * (length * size + most)
+
+
+def ahead(features: Array, pairs: tuple[Array, Array], index: Array, other: Array) -> Array:
+  """[B] by how much class `index` [B] is ahead of the `other` [B], for features [B, D].
+
+  By what does not round as scores do: ‖h − μ_j‖² − ‖h − μ_k‖² = (a_j − a_k)·(a_j + a_k) with
+  a = (h − reference) − mean, or (w_k − w_j)·h + b_k − b_j. By scores means that are closer to each
+  other than 1e-3 of their distance from μ_G would be mistaken, and exact ties be anybody's.
+
+  Args:
+    pairs: as in `Question`.
+  """
+  first, second = pairs
+  if second.ndim == 1:
+    slope = first[index] - first[other]
+    return jnp.sum(slope * features, axis=1) + (second[index] - second[other])
+  own, its = ((features - first[k]) - second[k] for k in (index, other))
+  return jnp.sum((its - own) * (its + own), axis=1)
 
 
 class Candidates(NamedTuple):
@@ -62,7 +77,7 @@ class Candidates(NamedTuple):
   Attributes:
     base, offset: [D], whose sum is μ_G.
     questions: of the class means and, with a head, of the head. For split moments a device holds
-      whole rows of some of the classes, see `Columns.by_classes`, and settles no near ties.
+      whole rows of some of the classes, see `Columns.by_classes`.
   """
 
   base: Array
@@ -74,33 +89,43 @@ class Candidates(NamedTuple):
     centred = centre(moments)
     means, present, _, base, offset = centred
     bias = jnp.where(present, -jnp.sum(means**2, axis=1) / 2, -jnp.inf)
-    questions = [Question(means, bias, (moments.reference, moments.mean))]
+    questions = [Question.of(means, bias, (moments.reference, moments.mean))]
     if head is not None:
       own = jnp.zeros_like(bias) if head.bias is None else head.bias
       logits = logits_at_centre(centred, head)
-      questions.append(Question(head.weight, logits, (head.weight, own)))
-    if (columns := moments.columns) is not None:
-      padded = -moments.num_classes % columns.mesh.size
-      questions = [
-        Question(
-          columns.by_classes(each.rows),
-          jnp.pad(each.bias, (0, padded), constant_values=-jnp.inf),
-          None,
-        )
-        for each in questions
-      ]
+      questions.append(Question.of(head.weight, logits, (head.weight, own)))
+    if moments.columns is not None:
+      questions = [_by_classes(each, moments.columns) for each in questions]
     return cls(base, offset, lax.stop_gradient(questions))
 
   def chosen_by(self, features: Array, columns: Columns | None = None) -> list[Array]:
     """The nearest present class mean [B] int32 and, with a head, its choice."""
     base, offset, questions = self
     features = lax.stop_gradient(features.astype(base.dtype))
+    if columns is not None:
+      features, base, offset = map(columns.whole, (features, base[None], offset[None]))
     about = (features - base) - offset
+    best = _best_rows(features, about, questions)
     if columns is None:
-      return [index for _, index in _best_rows(features, about, questions)]
-    best = _best_rows(features, columns.whole(about), questions)
-    classes = len(questions[0].bias)
-    return [columns.first_of_best(score, index, classes) for score, index in best]
+      return [index for _, index in best]
+    return [
+      _best_of_devices(features, each, each.precision(about), *champion, columns)
+      for each, champion in zip(questions, best, strict=True)
+    ]
+
+
+def _by_classes(question: Question, columns: Columns) -> Question:
+  """The same, split by classes where it was by columns; classes that win nothing fill up."""
+  missing = -len(question.bias) % columns.mesh.size
+  rows = columns.by_classes(question.rows)
+
+  def laid(x):
+    if x is question.rows:
+      return rows
+    return columns.by_classes(x) if x.ndim == 2 else jnp.pad(x, (0, missing))
+
+  bias = jnp.pad(question.bias, (0, missing), constant_values=-jnp.inf)
+  return Question(rows, bias, tuple(map(laid, question.pairs)), laid(question.twins))
 
 
 def _best_rows(
@@ -141,13 +166,12 @@ def _best_row(features: Array, about: Array, question: Question) -> tuple[Array,
     score, index = best(jax.tree.map(cut, question))
     index += start
     margin = score - champion[0]
-    if question.pairs is not None:
-      close = jnp.abs(margin) <= precision
-      margin = lax.cond(
-        jnp.any(close),
-        lambda: jnp.where(close, question.ahead(features, index, champion[1]), margin),
-        lambda: margin,
-      )
+    close = jnp.abs(margin) <= precision
+    margin = lax.cond(
+      jnp.any(close),
+      lambda: jnp.where(close, ahead(features, question.pairs, index, champion[1]), margin),
+      lambda: margin,
+    )
     better = margin > 0
     return (jnp.where(better, score, champion[0]), jnp.where(better, index, champion[1])), None
 
@@ -164,21 +188,61 @@ def _best(
   score, last = jnp.max(scores, axis=1), scores.shape[1] - 1
   number = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
   index = jnp.min(jnp.where(scores == score[:, None], number, last), axis=1)
-  if question.pairs is None:
-    return score, index
   close = scores >= (score - precision)[:, None]
-  tied = jnp.sum(close, axis=1) > 1
+
+  def settle(places):
+    return _first_ahead(
+      features[places], _one_of_twins(close[places], question.twins), question.pairs
+    )
+
+  return score, _settled(index, jnp.sum(close, axis=1) > 1, settle)
+
+
+def _one_of_twins(close: Array, twins: Array) -> Array:
+  """[B, K] the same with the first of the twins for all of them."""
+  first, some = jnp.argmax(twins), jnp.any(close & twins, axis=1)
+  return (close & ~twins).at[:, first].set(some | close[:, first])
+
+
+def _best_of_devices(
+  features: Array,
+  question: Question,
+  precision: Array,
+  score: Array,
+  index: Array,
+  columns: Columns,
+) -> Array:
+  """[B] the best class on any device, from the score and index [B] of the best on this one."""
+  precision, classes = columns.most(precision), len(question.bias)
+  rival = score >= columns.most(score) - precision
+  number = index + columns.index() * classes
+  first = columns.least(jnp.where(rival, number, columns.mesh.size * classes - 1))
+
+  def settle(places):
+    own = (rival[places], number[places], *(x[index[places]] for x in question.pairs))
+    close, numbers, *pairs = (lax.all_gather(x, columns.axes) for x in own)
+
+    def among(feature, close, numbers, *pairs):
+      return numbers[_first_ahead(feature[None], close[None], pairs)[0]]
+
+    return jax.vmap(among, (0, *[1] * 4))(features[places], close, numbers, *pairs)
+
+  return _settled(first, columns.total(rival.astype(jnp.int32)) > 1, settle)
+
+
+def _settled(index: Array, tied: Array, settle) -> Array:
+  """[B] `index`, or settle(places [b]) -> [b] where `tied` [B]; a few places at a time."""
   (order,) = jnp.nonzero(tied, size=tied.size, fill_value=0)  # those in need come first
   rows = min(_BLOCK, tied.size)
 
-  def settle(block, index):
+  def step(block, index):
     places = lax.dynamic_slice_in_dim(order, block * rows, rows)
-    return index.at[places].set(_first_ahead(features[places], close[places], question))
+    return index.at[places].set(settle(places))
 
-  return score, lax.fori_loop(0, -(-jnp.sum(tied) // rows), settle, index)
+  return lax.fori_loop(0, -(-jnp.sum(tied) // rows), step, index)
 
 
-def _first_ahead(features: Array, close: Array, question: Question) -> Array:
+def _first_ahead(features: Array, close: Array, pairs: tuple[Array, Array]) -> Array:
   """[B] the best of the classes that are `close` [B, K]: one after another against the leader."""
 
   def first(left):
@@ -190,7 +254,7 @@ def _first_ahead(features: Array, close: Array, question: Question) -> Array:
   def meet(state):
     leader, left = state
     index = first(left)
-    better = jnp.any(left, axis=1) & (question.ahead(features, index, leader) > 0)
+    better = jnp.any(left, axis=1) & (ahead(features, pairs, index, leader) > 0)
     return jnp.where(better, index, leader), without(left, index)
 
   leader = first(close)

@@ -148,17 +148,6 @@ class Columns:
     asked = rows[starts[:, None] + jnp.arange(width)]
     return lax.all_to_all(asked, self.axes, 0, 2, tiled=True)[0]
 
-  def first_of_best(self, score: Array, index: Array, classes: int) -> Array:
-    """[B] the number of the class with the highest score on any device, the first of equals.
-
-    Args:
-      score, index: [B] of the best of this device's classes, `index` counted from its first.
-      classes: how many each device has, as `by_classes` leaves them.
-    """
-    index += self.index() * classes
-    best = score == self.most(score)
-    return self.least(jnp.where(best, index, self.mesh.size * classes - 1))
-
   # Of arrays that lie split.
 
   def gram(self, rows: Array) -> Array:

@@ -354,17 +354,14 @@ def mean_statistics(
   riesz_s: float = 1.0,
   mesh: Mesh | None = None,
 ) -> dict[str, Statistic]:
-  """`vector_statistics` of the centred class means.
-
-  Of split moments without `terms`, which would travel twice as far.
-  """
+  """`vector_statistics` of the centred class means."""
   centred: Centred = centre(moments, global_mean)
   variances = moments.spread / jnp.maximum(moments.count, 1)
   return vector_statistics(
     centred.means,
     centred.present,
     names,
-    terms=None if moments.columns else (moments.reference, moments.mean),
+    terms=(moments.reference, moments.mean),
     variances=variances,
     riesz_s=riesz_s,
     mesh=moments.columns or mesh,

@@ -43,6 +43,7 @@ def small_pieces():
     patch.setattr("nc_jax.metrics.sharding.chunk_rows", rows)
     patch.setattr(certainty, "chunk_rows", rows)
     patch.setattr(candidates, "CLASS_TILE", 3)
+    patch.setattr(candidates, "_BLOCK", 2)
     patch.setattr(pairwise, "TILE", 8)
     patch.setattr(pairwise, "FEW", 0)
     yield
@@ -166,6 +167,23 @@ class TestDecisions:
     ratio = variability.streamed_pinv_ratio(split, found)
     expected = oracle.measure(*world[:2], K)["nc1/pinv"]
     np.testing.assert_allclose(ratio, expected, rtol=1e-5)
+
+  @pytest.mark.parametrize("apart", [1e-3, 1e-4])
+  @pytest.mark.parametrize("step", [1, 5])  # from a class to its sibling: on the same device or not
+  def test_of_classes_far_closer_to_each_other_than_to_the_rest(self, mesh, step, apart):
+    world = worlds.siblings(apart)
+    place = np.arange(world.num_classes).reshape(-1, step).T.reshape(-1)  # of each class
+    labels = place[world.labels].astype(np.int32)
+    split = nc.ClassMoments.of(world.features, labels, world.num_classes, mesh=mesh)
+    for x in (world.features, laid(mesh, world.features, EVERY)):
+      np.testing.assert_array_equal(nc.nearest_class(x, split), labels)
+      assert nc.decide(x, labels, split).ncc_wrong == 0
+    weight = world.weight[np.argsort(place)]
+    head = nc.Head(weight, -(weight.astype(np.float64) ** 2).sum(1) / 2)
+    if apart > 1e-4:  # closer than that float32 cannot hold such a head
+      assert nc.decide(world.features, labels, split, head).classifier_wrong == 0
+    cdnv = oracle.measure(world.features, labels, world.num_classes)["nc1/cdnv"]
+    np.testing.assert_allclose(nc.measure(split)["nc1/cdnv"], cdnv, rtol=1e-5)
 
   def test_of_classes_without_means(self, mesh):
     empty = nc.ClassMoments.empty(K, D, mesh=mesh)

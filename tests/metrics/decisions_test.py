@@ -103,6 +103,25 @@ def test_equal_distances_go_to_the_smallest_class(num_classes):
   assert nc.nearest_class(between, moments).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("num_classes", [4, 600, 3000])
+def test_of_a_head_of_zeros_and_of_dead_features_the_first_class_wins(num_classes):
+  """All classes equal for all examples: no reason to compare each with each."""
+  rng = np.random.default_rng(0)
+  labels = rng.permutation(6000).astype(np.int32) % num_classes
+  labels[labels == 0] = 1  # the first class has no mean
+  features = rng.normal(size=(6000, 16)).astype(np.float32)
+  moments = nc.ClassMoments.of(features, labels, num_classes, scatter=False)
+  head = nc.Head(np.zeros((num_classes, 16)), np.zeros(num_classes))
+  assert nc.decide(features, labels, moments, head).classifier_wrong == 6000
+  dead = nc.ClassMoments.of(0 * features + 0.3, labels, num_classes, scatter=False)
+  assert np.all(np.asarray(nc.nearest_class(0 * features + 0.3, dead)) == 1)
+  # One class apart from all the equal ones.
+  head.weight[-1, 0] = 1
+  expected = np.where(features[:, 0] > 0, num_classes - 1, 0)
+  found = nc.decide(features, expected, moments, head)
+  assert found.classifier_wrong == 0
+
+
 @pytest.mark.parametrize("apart", [1e-3, 1e-4, 1e-5])
 def test_classes_far_closer_to_each_other_than_to_the_rest_are_told_apart(apart):
   # Scores about μ_G round by more than what is between such classes.
