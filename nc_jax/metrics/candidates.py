@@ -37,9 +37,11 @@ class Question(NamedTuple):
 
   @classmethod
   def of(cls, rows: Array, bias: Array, pairs: tuple[Array, Array]) -> "Question":
-    first, winning = jnp.argmax(jnp.isfinite(bias)), jnp.isfinite(bias)
-    same = [(x == x[first]).reshape(len(x), -1).all(axis=1) for x in pairs]
-    return cls(rows, bias, pairs, winning & same[0] & same[1])
+    twins = jnp.isfinite(bias)
+    first = jnp.argmax(twins)
+    for x in pairs:
+      twins &= jnp.all((x == x[first]).reshape(len(x), -1), axis=1)
+    return cls(rows, bias, pairs, twins)
 
   def precision(self, about: Array) -> Array:
     """[B] what rounding may take from a score of h − μ_G = `about` [B, D]."""
@@ -225,7 +227,7 @@ def _best_of_devices(
     def among(feature, close, numbers, *pairs):
       return numbers[_first_ahead(feature[None], close[None], pairs)[0]]
 
-    return jax.vmap(among, (0, *[1] * 4))(features[places], close, numbers, *pairs)
+    return jax.vmap(among, (0, 1, 1, 1, 1))(features[places], close, numbers, *pairs)
 
   return _settled(first, columns.total(rival.astype(jnp.int32)) > 1, settle)
 

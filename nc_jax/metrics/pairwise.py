@@ -17,8 +17,8 @@ from nc_jax.metrics.moments import ClassMoments
 from nc_jax.metrics.products import HIGHEST
 from nc_jax.metrics.sharding import varying
 
-TILE = 1024  # classes that make one tile of pairs, 4 MiB; more are cut, on accelerators into twice
-CPU_TILE = 512  # as many, on a CPU into half, so that the passes over a tile stay in a core's cache
+TILE = 1024  # classes whose pairs are one tile, of 4 MiB; of more, accelerators take twice as many
+CPU_TILE = 512  # and a CPU half, so that the passes over a tile stay in a core's cache
 FEW = 2**18  # classes² times dimensions: below, differences cost nothing
 CLOSE = 0.02  # ‖u_i − u_j‖² below which a Gram matrix no longer gives it to 1e-5
 
