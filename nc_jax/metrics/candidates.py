@@ -1,6 +1,7 @@
 """What a feature chooses among: the class means, and the head's classes."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -193,9 +194,8 @@ def _best(
   close = scores >= (score - precision)[:, None]
 
   def settle(places):
-    return _first_ahead(
-      features[places], _one_of_twins(close[places], question.twins), question.pairs
-    )
+    better = functools.partial(ahead, features[places], question.pairs)
+    return _first_ahead(_one_of_twins(close[places], question.twins), better)
 
   return score, _settled(index, jnp.sum(close, axis=1) > 1, settle)
 
@@ -222,17 +222,20 @@ def _best_of_devices(
 
   def settle(places):
     own = (rival[places], number[places], *(x[index[places]] for x in question.pairs))
-    close, numbers, *pairs = (lax.all_gather(x, columns.axes) for x in own)
+    close, numbers, *pairs = (lax.all_gather(x, columns.axes) for x in own)  # [n, b, ...] each
+    pairs = [x.reshape(-1, *x.shape[2:]) for x in pairs]
+    here = jnp.arange(len(places))
 
-    def among(feature, close, numbers, *pairs):
-      return numbers[_first_ahead(feature[None], close[None], pairs)[0]]
+    def better(device, other):
+      rows = (k * len(places) + here for k in (device, other))
+      return ahead(features[places], pairs, *rows)
 
-    return jax.vmap(among, (0, 1, 1, 1, 1))(features[places], close, numbers, *pairs)
+    return numbers[_first_ahead(close.T, better), here]
 
   return _settled(first, columns.total(rival.astype(jnp.int32)) > 1, settle)
 
 
-def _settled(index: Array, tied: Array, settle) -> Array:
+def _settled(index: Array, tied: Array, settle: Callable) -> Array:
   """[B] `index`, or settle(places [b]) -> [b] where `tied` [B]; a few places at a time."""
   (order,) = jnp.nonzero(tied, size=tied.size, fill_value=0)  # those in need come first
   rows = min(_BLOCK, tied.size)
@@ -244,8 +247,13 @@ def _settled(index: Array, tied: Array, settle) -> Array:
   return lax.fori_loop(0, -(-jnp.sum(tied) // rows), step, index)
 
 
-def _first_ahead(features: Array, close: Array, pairs: tuple[Array, Array]) -> Array:
-  """[B] the best of the classes that are `close` [B, K]: one after another against the leader."""
+def _first_ahead(close: Array, better: Callable) -> Array:
+  """[B] the best of those that are `close` [B, K]: one after another against the leader.
+
+  Args:
+    close: [B, K] bool.
+    better: (index [B], other [B]) -> [B] by how much the first is ahead.
+  """
 
   def first(left):
     return jnp.argmax(left, axis=1).astype(jnp.int32)
@@ -256,8 +264,8 @@ def _first_ahead(features: Array, close: Array, pairs: tuple[Array, Array]) -> A
   def meet(state):
     leader, left = state
     index = first(left)
-    better = jnp.any(left, axis=1) & (ahead(features, pairs, index, leader) > 0)
-    return jnp.where(better, index, leader), without(left, index)
+    won = jnp.any(left, axis=1) & (better(index, leader) > 0)
+    return jnp.where(won, index, leader), without(left, index)
 
   leader = first(close)
   state = leader, without(close, leader)
