@@ -255,9 +255,16 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_key(key: str):
-  """Raises UserError, with the nearest known key, for a key that does not exist."""
-  if key not in SETTINGS:
-    raise UserError(f"config.{key} is not a setting{_nearest(key, SETTINGS)}")
+  """Raises UserError, with the nearest known key or all beside it, for one that does not exist."""
+  if key in SETTINGS:
+    return
+  section, _, name = key.partition(".")
+  begin = f"{section}."
+  names = [known.removeprefix(begin) for known in SETTINGS if known.startswith(begin)]
+  if names and not difflib.get_close_matches(name, names):
+    raise UserError(f"config.{key} is not a setting; {section} has {', '.join(names)}.")
+  known = [begin + name for name in names] or SETTINGS
+  raise UserError(f"config.{key} is not a setting{_nearest(key, known)}")
 
 
 def resolve(config) -> ml_collections.FrozenConfigDict:

@@ -58,6 +58,10 @@ def test_unknown_and_missing_keys_are_named():
     UserError, match=r"config.optim.peak_lrr is not a setting. Did you mean optim"
   ):
     settings.resolve(changed(optim__peak_lrr=0.1))
+  with pytest.raises(
+    UserError, match=r"learning_rate is not a setting; optim has name, peak_lr, .*steps_per_call\.$"
+  ):
+    settings.resolve(changed(optim__learning_rate=0.1))
   config = changed()
   del config.optim.peak_lr
   with pytest.raises(UserError, match=r"config.optim.peak_lr is missing: learning rate"):
