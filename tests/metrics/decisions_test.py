@@ -122,6 +122,19 @@ def test_of_a_head_of_zeros_and_of_dead_features_the_first_class_wins(num_classe
   assert found.classifier_wrong == 0
 
 
+def test_one_of_equal_classes_is_compared_for_all_of_them():
+  labels = np.array([1, 2, 4, 4])
+  features = np.repeat(np.float32([[1, 2], [3, 4]]), [3, 1], axis=0)  # 1 and 2 are equal, 4 is not
+  moments = nc.ClassMoments.of(features, labels, 6, scatter=False)
+  means, head = candidates.Candidates.of(moments, nc.Head(np.zeros((6, 2)))).questions
+  assert np.flatnonzero(means.twins).tolist() == [1, 2] and np.all(head.twins)
+  close = np.array([[0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0], [0, 0, 0, 0, 1, 0]], bool)
+  found = candidates._one_of_twins(jnp.asarray(close), means.twins)
+  assert found.tolist() == [[0, 1, 0, 0, 1, 0]] * 2 + [[0, 0, 0, 0, 1, 0]]
+  none = jnp.zeros(6, bool)
+  assert candidates._one_of_twins(jnp.asarray(close), none).tolist() == close.tolist()
+
+
 @pytest.mark.parametrize("apart", [1e-3, 1e-4, 1e-5])
 def test_classes_far_closer_to_each_other_than_to_the_rest_are_told_apart(apart):
   # Scores about μ_G round by more than what is between such classes.
