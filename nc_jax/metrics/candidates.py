@@ -7,12 +7,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import PartitionSpec
 
 from nc_jax.metrics.centring import centre, logits_at_centre
 from nc_jax.metrics.columns import Columns
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST
-from nc_jax.metrics.sharding import varying
+from nc_jax.metrics.sharding import replaced_where, varying
 
 CLASS_TILE = 512  # scores are held for this many classes at a time, on accelerators twice as many
 _BLOCK = 32  # near ties settled at a time
@@ -29,45 +30,43 @@ class Question(NamedTuple):
       head.
     twins: [K] bool, classes that are the same as the first which can win, as all are of features
       that died or of a head of zeros: these need not be compared with one another.
+    rounding: ([], []), what rounding may take from a score is the first times ‖h − μ_G‖, and the
+      second.
   """
 
   rows: Array
   bias: Array
   pairs: tuple[Array, Array]
   twins: Array
+  rounding: tuple[Array, Array]
 
   @classmethod
   def of(cls, rows: Array, bias: Array, pairs: tuple[Array, Array]) -> "Question":
-    twins = jnp.isfinite(bias)
-    first = jnp.argmax(twins)
+    able = jnp.isfinite(bias)
+    twins, first = able, jnp.argmax(able)
     for x in pairs:
       twins &= jnp.all((x == x[first]).reshape(len(x), -1), axis=1)
-    return cls(rows, bias, pairs, twins)
+    longest = jnp.sqrt(jnp.max(jnp.sum(rows**2, axis=1)))
+    largest = jnp.max(jnp.where(able, jnp.abs(bias), 0))
+    epsilon = 100 * jnp.finfo(rows.dtype).eps
+    return cls(rows, bias, pairs, twins, (epsilon * longest, epsilon * largest))
 
-  def precision(self, about: Array) -> Array:
-    """[B] what rounding may take from a score of h − μ_G = `about` [B, D]."""
-    size = jnp.sqrt(jnp.max(jnp.sum(self.rows**2, axis=1)))
-    most = jnp.max(jnp.where(jnp.isfinite(self.bias), jnp.abs(self.bias), 0))
-    length = jnp.sqrt(jnp.sum(about**2, axis=1))
-    return 100 * jnp.finfo(about.dtype).eps * (length * size + most)
+  def scores(self, about: Array) -> Array:
+    """[B, K] of h − μ_G = `about` [B, D]."""
+    return jnp.matmul(about, self.rows.T, precision=HIGHEST) + self.bias
+
+  def precision(self, length: Array) -> Array:
+    """[B] what rounding may take from a score, for ‖h − μ_G‖ = `length` [B]."""
+    slope, least = self.rounding
+    return slope * length + least
 
 
-def ahead(features: Array, pairs: tuple[Array, Array], index: Array, other: Array) -> Array:
-  """[B] by how much class `index` [B] is ahead of the `other` [B], for features [B, D].
+class Champion(NamedTuple):
+  """The highest score, whose it is, int32, and the highest that another has; [B, Q] each."""
 
-  By what does not round as scores do: ‖h − μ_j‖² − ‖h − μ_k‖² = (a_j − a_k)·(a_j + a_k) with
-  a = (h − reference) − mean, or (w_k − w_j)·h + b_k − b_j. By scores means that are closer to each
-  other than 1e-3 of their distance from μ_G would be mistaken, and exact ties be anybody's.
-
-  Args:
-    pairs: as in `Question`.
-  """
-  first, second = pairs
-  if second.ndim == 1:
-    slope = first[index] - first[other]
-    return jnp.sum(slope * features, axis=1) + (second[index] - second[other])
-  own, its = ((features - first[k]) - second[k] for k in (index, other))
-  return jnp.sum((its - own) * (its + own), axis=1)
+  score: Array
+  index: Array
+  second: Array
 
 
 class Candidates(NamedTuple):
@@ -79,8 +78,8 @@ class Candidates(NamedTuple):
 
   Attributes:
     base, offset: [D], whose sum is μ_G.
-    questions: of the class means and, with a head, of the head. For split moments a device holds
-      whole rows of some of the classes, see `Columns.by_classes`.
+    questions: Q of them, of the class means and, with a head, of the head. For split moments a
+      device holds whole rows of some of the classes, see `Columns.by_classes`.
   """
 
   base: Array
@@ -101,20 +100,51 @@ class Candidates(NamedTuple):
       questions = [_by_classes(each, moments.columns) for each in questions]
     return cls(base, offset, lax.stop_gradient(questions))
 
-  def chosen_by(self, features: Array, columns: Columns | None = None) -> list[Array]:
-    """The nearest present class mean [B] int32 and, with a head, its choice."""
-    base, offset, questions = self
+  def specs(self, columns: Columns) -> "Candidates":
+    """How the leaves lie, of split moments; a tree of the same structure."""
+    return jax.tree.map(lambda x: columns.rows if x.ndim else PartitionSpec(), self)
+
+  def chosen_by(self, features: Array, columns: Columns | None = None) -> Array:
+    """[B, Q] int32, the nearest present class mean and, with a head, its choice."""
+    return self.settled(features, *self.guessed(features, columns), columns)
+
+  def guessed(self, features: Array, columns: Columns | None = None) -> tuple[Array, Array]:
+    """The choices [B, Q] by scores alone, and where these are too close to tell, [B] bool."""
+    _, about, length = self._about(features, columns)
+    best = _champions(about, self.questions)
+    precision = jnp.stack([each.precision(length) for each in self.questions], axis=1)
+    score = best.score if columns is None else columns.most(best.score)
+    rivals = [x >= score - precision for x in (best.score, best.second)]
+    if columns is None:
+      return best.index, jnp.any(rivals[1], axis=1)
+    classes = len(self.questions[0].bias)
+    number = best.index + columns.index() * classes
+    number = columns.least(jnp.where(rivals[0], number, columns.mesh.size * classes - 1))
+    rivals = columns.total(sum(x.astype(jnp.int32) for x in rivals))
+    return number, jnp.any(rivals > 1, axis=1)
+
+  def settled(
+    self, features: Array, choices: Array, tied: Array, columns: Columns | None = None
+  ) -> Array:
+    """[B, Q] the `choices`, made anew in pairs where `tied` [B]: a few examples at a time.
+
+    Few or none are, and each asks for as much as scores do.
+    """
+
+    def decided(places):
+      here = self._about(features[places], columns)
+      return jnp.stack([_winner(each, *here, columns) for each in self.questions], axis=1)
+
+    return replaced_where(tied, decided, choices, _BLOCK)
+
+  def _about(self, features: Array, columns: Columns | None) -> tuple[Array, Array, Array]:
+    """h and h − μ_G, [B, D] each and whole, and ‖h − μ_G‖ [B]."""
+    base, offset = self.base, self.offset
     features = lax.stop_gradient(features.astype(base.dtype))
     if columns is not None:
       features, base, offset = map(columns.whole, (features, base[None], offset[None]))
     about = (features - base) - offset
-    best = _best_rows(features, about, questions)
-    if columns is None:
-      return [index for _, index in best]
-    return [
-      _best_of_devices(features, each, each.precision(about), *champion, columns)
-      for each, champion in zip(questions, best, strict=True)
-    ]
+    return features, about, jnp.sqrt(jnp.sum(about**2, axis=1))
 
 
 def _by_classes(question: Question, columns: Columns) -> Question:
@@ -128,123 +158,111 @@ def _by_classes(question: Question, columns: Columns) -> Question:
     return columns.by_classes(x) if x.ndim == 2 else jnp.pad(x, (0, missing))
 
   bias = jnp.pad(question.bias, (0, missing), constant_values=-jnp.inf)
-  return Question(rows, bias, tuple(map(laid, question.pairs)), laid(question.twins))
+  pairs, twins = tuple(map(laid, question.pairs)), laid(question.twins)
+  return question._replace(rows=rows, bias=bias, pairs=pairs, twins=twins)
 
 
-def _best_rows(
-  features: Array, about: Array, questions: list[Question]
-) -> list[tuple[Array, Array]]:
-  """[B] the highest score of each question, and whose it is, int32."""
+def _champions(about: Array, questions: list[Question]) -> Champion:
+  """By the scores of h − μ_G = `about` [B, D]."""
   if len(questions) * len(questions[0].bias) > CLASS_TILE:
-    return [_best_row(features, about, each) for each in questions]
+    best = [_champion_of(each, about) for each in questions]
+    return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *best)
   # Of few classes, one product for all: a narrow one takes as long.
   rows = jnp.concatenate([each.rows for each in questions])
   scores = jnp.matmul(about, rows.T, precision=HIGHEST)
   scores += jnp.concatenate([each.bias for each in questions])
-  return [
-    _best(own, features, each, each.precision(about))
-    for own, each in zip(jnp.split(scores, len(questions), axis=1), questions, strict=True)
-  ]
+  return _champion(scores.reshape(len(about), len(questions), -1))
 
 
-def _best_row(features: Array, about: Array, question: Question) -> tuple[Array, Array]:
-  """The same of one question, by tiles of classes."""
+def _champion_of(question: Question, about: Array) -> Champion:
+  """Of one question, [B] each, by tiles of classes."""
   num_classes = len(question.bias)
-  precision = question.precision(about)
-
-  def best(question: Question) -> tuple[Array, Array]:
-    scores = jnp.matmul(about, question.rows.T, precision=HIGHEST) + question.bias
-    return _best(scores, features, question, precision)
-
   most = CLASS_TILE if jax.default_backend() == "cpu" else 2 * CLASS_TILE
   if num_classes <= 2 * most:
-    return best(question)
+    return _champion(question.scores(about))
   tiles = -(-num_classes // most)
   width = -(-num_classes // tiles)
 
-  def step(champion, tile):
-    # The last tile starts early rather than run over; seeing a class twice changes nothing.
+  def step(best: Champion, tile):
+    # The last tile starts early rather than run over; the classes that were seen stay out of it.
     start = jnp.minimum(tile * width, num_classes - width)
     cut = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=width)
-    score, index = best(jax.tree.map(cut, question))
-    index += start
-    margin = score - champion[0]
-    close = jnp.abs(margin) <= precision
-    margin = lax.cond(
-      jnp.any(close),
-      lambda: jnp.where(close, ahead(features, question.pairs, index, champion[1]), margin),
-      lambda: margin,
-    )
-    better = margin > 0
-    return (jnp.where(better, score, champion[0]), jnp.where(better, index, champion[1])), None
+    new = start + jnp.arange(width) >= tile * width
+    scores = jnp.matmul(about, cut(question.rows).T, precision=HIGHEST)
+    own = _champion(scores + jnp.where(new, cut(question.bias), -jnp.inf))
+    better = own.score > best.score
+    second = jnp.where(better, own.second, best.second)
+    return Champion(
+      jnp.maximum(best.score, own.score),
+      jnp.where(better, start + own.index, best.index),
+      jnp.maximum(second, jnp.minimum(best.score, own.score)),
+    ), None
 
-  worst = jnp.full_like(precision, -jnp.inf)
-  first = varying((worst, jnp.zeros_like(worst, jnp.int32)), about)
+  worst = jnp.full(len(about), -jnp.inf, about.dtype)
+  first = varying(Champion(worst, jnp.zeros_like(worst, jnp.int32), worst), about)
   return lax.scan(step, first, jnp.arange(tiles))[0]
 
 
-def _best(
-  scores: Array, features: Array, question: Question, precision: Array
-) -> tuple[Array, Array]:
-  """[B] the highest of scores [B, K], and where it is first, int32; near ties are settled."""
+def _champion(scores: Array) -> Champion:
+  """Of scores [..., K]."""
   # Not jnp.argmax, which a CPU runs score by score: the largest, then the first that equals it.
-  score, last = jnp.max(scores, axis=1), scores.shape[1] - 1
-  number = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
-  index = jnp.min(jnp.where(scores == score[:, None], number, last), axis=1)
-  close = scores >= (score - precision)[:, None]
+  score, last = jnp.max(scores, axis=-1), scores.shape[-1] - 1
+  number = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+  index = jnp.min(jnp.where(scores == score[..., None], number, last), axis=-1)
+  second = jnp.max(jnp.where(number == index[..., None], -jnp.inf, scores), axis=-1)
+  return Champion(score, index, second)
 
-  def settle(places):
-    better = functools.partial(ahead, features[places], question.pairs)
-    return _first_ahead(_one_of_twins(close[places], question.twins), better)
 
-  return score, _settled(index, jnp.sum(close, axis=1) > 1, settle)
+def _winner(
+  question: Question, features: Array, about: Array, length: Array, columns: Columns | None
+) -> Array:
+  """[B] int32, the best of the classes whose scores are within rounding of the highest."""
+  scores = question.scores(about)
+  score = jnp.max(scores, axis=1)
+  if columns is not None:
+    score = columns.most(score)
+  close = scores >= (score - question.precision(length))[:, None]
+  better = functools.partial(ahead, features, question.pairs)
+  leader = _first_ahead(_one_of_twins(close, question.twins), better)
+  if columns is None:
+    return leader
+
+  # The devices' leaders meet likewise.
+  number = leader + columns.index() * len(question.bias)
+  own = (jnp.any(close, axis=1), number, *(x[leader] for x in question.pairs))
+  close, numbers, *pairs = (lax.all_gather(x, columns.axes) for x in own)  # [n, B, ...] each
+  pairs = [x.reshape(-1, *x.shape[2:]) for x in pairs]
+  here = jnp.arange(len(features))
+
+  def better_device(device, other):
+    return ahead(features, pairs, *(k * len(features) + here for k in (device, other)))
+
+  return numbers[_first_ahead(close.T, better_device), here]
+
+
+def ahead(features: Array, pairs: tuple[Array, Array], index: Array, other: Array) -> Array:
+  """[B] by how much class `index` [B] is ahead of the `other` [B], for features [B, D].
+
+  By what does not round as scores do: ‖h − μ_j‖² − ‖h − μ_k‖² = (a_j − a_k)·(a_j + a_k) with
+  a = (h − reference) − mean, or (w_k − w_j)·h + b_k − b_j. By scores means that are closer to each
+  other than 1e-3 of their distance from μ_G would be mistaken, and exact ties be anybody's.
+
+  Args:
+    pairs: as in `Question`.
+  """
+  first, second = pairs
+  if second.ndim == 1:
+    slope = first[index] - first[other]
+    return jnp.sum(slope * features, axis=1) + (second[index] - second[other])
+  own, its = ((features - first[k]) - second[k] for k in (index, other))
+  return jnp.sum((its - own) * (its + own), axis=1)
 
 
 def _one_of_twins(close: Array, twins: Array) -> Array:
   """[B, K] the same with the first of the twins for all of them."""
   first, some = jnp.argmax(twins), jnp.any(close & twins, axis=1)
-  return (close & ~twins).at[:, first].set(some | close[:, first])
-
-
-def _best_of_devices(
-  features: Array,
-  question: Question,
-  precision: Array,
-  score: Array,
-  index: Array,
-  columns: Columns,
-) -> Array:
-  """[B] the best class on any device, from the score and index [B] of the best on this one."""
-  precision, classes = columns.most(precision), len(question.bias)
-  rival = score >= columns.most(score) - precision
-  number = index + columns.index() * classes
-  first = columns.least(jnp.where(rival, number, columns.mesh.size * classes - 1))
-
-  def settle(places):
-    own = (rival[places], number[places], *(x[index[places]] for x in question.pairs))
-    close, numbers, *pairs = (lax.all_gather(x, columns.axes) for x in own)  # [n, b, ...] each
-    pairs = [x.reshape(-1, *x.shape[2:]) for x in pairs]
-    here = jnp.arange(len(places))
-
-    def better(device, other):
-      rows = (k * len(places) + here for k in (device, other))
-      return ahead(features[places], pairs, *rows)
-
-    return numbers[_first_ahead(close.T, better), here]
-
-  return _settled(first, columns.total(rival.astype(jnp.int32)) > 1, settle)
-
-
-def _settled(index: Array, tied: Array, settle: Callable) -> Array:
-  """[B] `index`, or settle(places [b]) -> [b] where `tied` [B]; a few places at a time."""
-  (order,) = jnp.nonzero(tied, size=tied.size, fill_value=0)  # those in need come first
-  rows = min(_BLOCK, tied.size)
-
-  def step(block, index):
-    places = lax.dynamic_slice_in_dim(order, block * rows, rows)
-    return index.at[places].set(settle(places))
-
-  return lax.fori_loop(0, -(-jnp.sum(tied) // rows), step, index)
+  number = lax.broadcasted_iota(jnp.int32, close.shape, 1)
+  return jnp.where((number == first) & jnp.any(twins), some[:, None], close & ~twins)
 
 
 def _first_ahead(close: Array, better: Callable) -> Array:

@@ -9,7 +9,7 @@ from nc_jax.metrics.centring import centre, logits_at_centre
 from nc_jax.metrics.columns import Columns
 from nc_jax.metrics.moments import ClassMoments, Head
 from nc_jax.metrics.products import HIGHEST
-from nc_jax.metrics.sharding import chunk_rows
+from nc_jax.metrics.sharding import chunk_rows, replaced_where, varying
 
 _SLACK = 1e-5  # of the largest term of a score: what rounding may take from a margin
 
@@ -70,29 +70,23 @@ def _norms(rows: Array) -> Array:
   return jnp.sqrt(jnp.sum(rows**2, axis=1))
 
 
-def where_needed(choices, features: Array, labels: Array, certain: Array, number: int, rows: int):
+def where_needed(choices, features: Array, labels: Array, certain: Array, rows: int):
   """`choices(features)` where a decision is not certain, the label where it is.
 
   Args:
-    choices: [B, D] -> `number` arrays [B] int32.
+    choices: [B, D] -> [B, Q] int32, and [B] bool, whether a choice is in doubt.
     features: [B, D].
-    labels: [B] int32, what a certain decision decides for.
+    labels: [B] int32, what a certain decision decides for, without a doubt.
     certain: [B] bool.
-    number: how many decisions.
     rows: examples scored at a time.
   """
-  rows = min(rows, features.shape[0])
-  (order,) = jnp.nonzero(~certain, size=certain.size, fill_value=0)  # those in need come first
   features = lax.stop_gradient(features)
+  like, _ = jax.eval_shape(choices, features)
+  labelled = jnp.broadcast_to(labels[:, None], like.shape), jnp.zeros_like(certain)
+  labelled = varying(labelled, features)
 
-  def score(block, decided):
-    places = lax.dynamic_slice_in_dim(order, block * rows, rows)
-    found = choices(features[places])
-    return [old.at[places].set(new) for old, new in zip(decided, found, strict=True)]
+  def of_few():
+    return replaced_where(~certain, lambda places: choices(features[places]), labelled, rows)
 
-  needed = jnp.sum(~certain)
-  return lax.cond(
-    2 * needed > features.shape[0],
-    lambda: choices(features),
-    lambda: lax.fori_loop(0, -(-needed // rows), score, [labels] * number),
-  )
+  few = 2 * jnp.sum(~certain) <= certain.size
+  return lax.cond(few, of_few, lambda: choices(features))

@@ -210,7 +210,7 @@ def _nearest_of(features, moments: ClassMoments) -> Array:
 @jax.jit
 def _nearest(features: Array, moments: ClassMoments) -> Array:
   candidates = Candidates.of(moments)
-  return sharding.map_chunks(lambda h: candidates.chosen_by(h)[0], features)
+  return sharding.map_chunks(lambda h: candidates.chosen_by(h)[:, 0], features)
 
 
 @jax.jit(static_argnums=(2, 3))
@@ -230,17 +230,17 @@ def _nearest_split(features: Array, moments: ClassMoments, by_rows: bool) -> Arr
   def local(features, candidates):
     def nearest(h):
       if not by_rows:
-        return candidates.chosen_by(h, columns)[0]
+        return candidates.chosen_by(h, columns)[:, 0]
       (all_,) = columns.exchange(h)
-      of_all = candidates.chosen_by(all_, columns)[0]
+      of_all = candidates.chosen_by(all_, columns)[:, 0]
       return lax.dynamic_slice_in_dim(of_all, columns.index() * len(h), len(h))
 
     return sharding.map_chunks(nearest, features, columns.rows_of_chunk(features, by_rows))
 
   where, *_ = columns.examples(by_rows)
   out = columns.rows if by_rows else PartitionSpec()
-  local = columns.map(local, (where, columns.rows), out)
-  return local(features, Candidates.of(moments))
+  candidates = Candidates.of(moments)
+  return columns.map(local, (where, candidates.specs(columns)), out)(features, candidates)
 
 
 def _decisions(features, labels, mask, skip, about) -> Decisions:
@@ -254,7 +254,7 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
   moments, candidates, projection, radii = about
   columns, present = moments.columns, moments.count > 0
   total = (lambda x: x) if columns is None else columns.total
-  choices = functools.partial(candidates.chosen_by, columns=columns)
+  guessed = functools.partial(candidates.guessed, columns=columns)
 
   def step(state: Decisions, chunk):
     h, y, keep = chunk
@@ -269,11 +269,12 @@ def _add_about(seen: Decisions, features, labels, mask, skip, about, by_rows=Fal
     own = jnp.where(keep[:, None], _difference(h, y, moments), 0)
     own_distance = total(squared_norms(own))
     if radii is None:
-      guess, *choice = choices(h)
+      choices, tied = guessed(h)
     else:
       certain = ~keep | (own_distance < radii[y] ** 2)
-      number, rows = len(candidates.questions), -(-h.shape[0] // 8)
-      guess, *choice = certainty.where_needed(choices, h, y, certain, number, rows)
+      rows = -(-h.shape[0] // 8)
+      choices, tied = certainty.where_needed(guessed, h, y, certain, rows)
+    guess, *choice = candidates.settled(h, choices, tied, columns).T
     closest = lax.cond(
       jnp.any(guess != y),
       # Scores round: the label's own mean may win by less than their precision.
@@ -319,8 +320,9 @@ _sum = jax.jit(Decisions.merge)
 def _decide_split(features, labels, mask, skip, about, by_rows) -> Decisions:
   moments, head, projection, radii = about
   columns, whole, seen = moments.columns, PartitionSpec(), Decisions.empty(*about[:3])
-  about = (moments, Candidates.of(moments, head), projection, radii)
-  specs = (columns.specs(moments), columns.rows, columns.rows, whole)
+  candidates = Candidates.of(moments, head)
+  about = (moments, candidates, projection, radii)
+  specs = (columns.specs(moments), candidates.specs(columns), columns.rows, whole)
   local = columns.map(
     functools.partial(_add_about, by_rows=by_rows),
     (whole, *columns.examples(by_rows), whole, specs),

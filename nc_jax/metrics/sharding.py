@@ -149,3 +149,21 @@ def map_chunks(function: Callable, features: Array, rows: int | None = None) -> 
   mapped = lax.map(lambda start: function(take(features, start, rows)), starts)
   done = (chunks - 1) * rows
   return jnp.concatenate([mapped[:-1].reshape(-1), mapped[-1, rows - (size - done) :]])
+
+
+def replaced_where(needed: Array, function: Callable, old, rows: int):
+  """`old`, arrays [B, ...], with function(places [R]) where `needed` [B]; R = `rows` at a time.
+
+  For what few need. The last time others may be among the R: `function` must know them too.
+  """
+  size = needed.size
+  place = jnp.arange(size, dtype=jnp.int32)
+  # Those in need come first. A sort is one kernel where jnp.nonzero is twenty.
+  order = jnp.sort(jnp.where(needed, place, place + size)) % size
+  rows = min(rows, size)
+
+  def step(block, old):
+    places = lax.dynamic_slice_in_dim(order, block * rows, rows)
+    return jax.tree.map(lambda x, new: x.at[places].set(new), old, function(places))
+
+  return lax.fori_loop(0, -(-jnp.sum(needed) // rows), step, old)

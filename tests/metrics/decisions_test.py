@@ -173,6 +173,21 @@ def test_near_ties_between_tiles_of_classes_are_settled(monkeypatch):
     assert jax.jit(lambda: nc.decide(world.features, labels, moments))().ncc_wrong == 0
 
 
+@pytest.mark.parametrize("tile", [2, 3, 4])
+def test_the_two_highest_scores_are_those_of_two_classes(monkeypatch, tile):
+  """Tiles overlap: a class that is seen twice is not its own rival."""
+  monkeypatch.setattr(candidates, "CLASS_TILE", tile)
+  rng = np.random.default_rng(0)
+  about, rows, bias = (rng.normal(size=s).astype(np.float32) for s in ((50, 4), (11, 4), (11,)))
+  question = candidates.Question.of(jnp.asarray(rows), jnp.asarray(bias), (rows, bias))
+  score, index, second = candidates._champion_of(question, jnp.asarray(about))
+  scores = about @ rows.T + bias
+  np.testing.assert_array_equal(index, scores.argmax(1))
+  order = np.sort(scores, axis=1)
+  np.testing.assert_allclose(score, order[:, -1], rtol=1e-5)
+  np.testing.assert_allclose(second, order[:, -2], rtol=1e-5, atol=1e-6)
+
+
 def test_of_what_is_not_finite_no_share_is_told():
   world = worlds.clusters()
   features = world.features.copy()
