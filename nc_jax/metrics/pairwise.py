@@ -1,6 +1,5 @@
 """Statistics over pairs of classes, tile by tile: never a [K, K] array, never the diagonal."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -245,12 +244,22 @@ def squared_distances(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
   """[T, T] ‖a_i − b_j‖² by differences; a and b are given as terms, [T, D] each, of a sum."""
 
   def from_row(row):
-    # Compiled into one kernel with what made the rows, x·y − x·y can be an FMA's rounding error.
-    equal = [jnp.all(x == y, axis=1) for x, y in zip(b, row, strict=True)]
-    away = sum(x - y for x, y in zip(b, row, strict=True))
-    return jnp.where(functools.reduce(jnp.logical_and, equal), 0, jnp.sum(away**2, axis=1))
+    away = sum(_minus(x, jnp.broadcast_to(y, x.shape)) for x, y in zip(b, row, strict=True))
+    return jnp.sum(away**2, axis=1)
 
   return jax.vmap(from_row)(a) if a[0].size * len(b[0]) <= FEW else lax.map(from_row, a)
+
+
+@jax.custom_jvp
+def _minus(x: Array, y: Array) -> Array:
+  """x − y, which is 0 where they are equal.
+
+  Compiled into one kernel with what made x and y, x·z − y·z can be an FMA's rounding error.
+  """
+  return jnp.where(x == y, 0, x - y)
+
+
+_minus.defjvps(lambda tangent, out, x, y: tangent, lambda tangent, out, x, y: -tangent)
 
 
 @jax.jit(static_argnames=("names", "riesz_s", "mesh"))

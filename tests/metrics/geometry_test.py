@@ -138,6 +138,32 @@ def test_equal_and_opposite_vectors_are_exact(few, tile, monkeypatch):
   assert pairs["log"].mean == pytest.approx(-np.log(2))
 
 
+def test_equal_vectors_are_exact_where_a_product_made_them():
+  """Compiled into one kernel with it, x·s − y·s may be the rounding error of an FMA."""
+  rng = np.random.default_rng(0)
+  scaled = jax.jit(lambda rows, s: statistics(rows * s[:, None], jnp.ones(6, bool), ("log",)))
+  for _ in range(5):
+    rows, s = (rng.normal(size=size).astype(np.float32) for size in ((6, 33), (6,)))
+    rows[3], s[3] = rows[1], s[1]
+    assert scaled(rows, s)["log"].mean == np.inf
+
+
+def test_equal_coordinates_count_in_the_derivatives_of_distances():
+  """Of vectors that differ in some coordinates alone, and of sums of which one term is equal."""
+  reference = jnp.asarray(np.random.default_rng(0).integers(0, 2, (4, 5)) * 1.0)
+
+  def loss(rows):
+    return jnp.sum(jnp.sin(pairwise.squared_distances((reference, rows), (reference, rows))))
+
+  def plain(rows):
+    rows = reference + rows
+    return jnp.sum(jnp.sin(jnp.sum((rows[:, None] - rows) ** 2, axis=2)))
+
+  rows = jnp.zeros((4, 5)).at[0, 0].set(1.0)
+  for derivative in (jax.grad, jax.hessian):
+    np.testing.assert_allclose(derivative(loss)(rows), derivative(plain)(rows), atol=1e-5)
+
+
 @pytest.mark.parametrize("tile, few", [(pairwise.TILE, pairwise.FEW), (4, 0)])
 def test_absent_classes_have_gradient_zero(tile, few, monkeypatch):
   """Two zero rows are no pair, although the logarithm of their distance has no derivative."""
