@@ -16,6 +16,7 @@
     pairwise       sums over class pairs by tiles, never a [K, K] array
     duality        NC3: class means against classifier rows
     candidates     what a feature chooses among: class means and the head's classes
+    near_ties      classes whose scores are too close to tell, compared in pairs
     certainty      where NC4 needs no scores
     decisions      NC4: the nearest class mean against the labels and the classifier
     spectrum       effective, stable, numerical and nuclear rank of the features

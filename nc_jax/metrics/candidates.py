@@ -1,7 +1,6 @@
 """What a feature chooses among: the class means, and the head's classes."""
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
+from nc_jax.metrics import near_ties
 from nc_jax.metrics.centring import centre, logits_at_centre
 from nc_jax.metrics.columns import Columns
 from nc_jax.metrics.moments import ClassMoments, Head
@@ -27,9 +27,8 @@ class Question(NamedTuple):
   Attributes:
     rows, bias: [K, D] and [K], score_k = (h − μ_G)·rows_k + bias_k.
     pairs: (reference, mean), [K, D] each, of class means; (weight, bias), [K, D] and [K], of a
-      head.
-    twins: [K] bool, classes that are the same as the first which can win, as all are of features
-      that died or of a head of zeros: these need not be compared with one another.
+      head; see `near_ties`.
+    twins: [K] bool, classes that are the same as the first which can win.
     rounding: ([], []), what rounding may take from a score is the first times ‖h − μ_G‖, and the
       second.
   """
@@ -132,8 +131,16 @@ class Candidates(NamedTuple):
     """
 
     def decided(places):
-      here = self._about(features[places], columns)
-      return jnp.stack([_winner(each, *here, columns) for each in self.questions], axis=1)
+      here, about, length = self._about(features[places], columns)
+
+      def winner(question):
+        scores = question.scores(about)
+        score = jnp.max(scores, axis=1)
+        score = score if columns is None else columns.most(score)
+        close = scores >= (score - question.precision(length))[:, None]
+        return near_ties.winner(here, close, question.pairs, question.twins, columns)
+
+      return jnp.stack([winner(each) for each in self.questions], axis=1)
 
     return replaced_where(tied, decided, choices, _BLOCK)
 
@@ -211,80 +218,3 @@ def _champion(scores: Array) -> Champion:
   index = jnp.min(jnp.where(scores == score[..., None], number, last), axis=-1)
   second = jnp.max(jnp.where(number == index[..., None], -jnp.inf, scores), axis=-1)
   return Champion(score, index, second)
-
-
-def _winner(
-  question: Question, features: Array, about: Array, length: Array, columns: Columns | None
-) -> Array:
-  """[B] int32, the best of the classes whose scores are within rounding of the highest."""
-  scores = question.scores(about)
-  score = jnp.max(scores, axis=1)
-  if columns is not None:
-    score = columns.most(score)
-  close = scores >= (score - question.precision(length))[:, None]
-  better = functools.partial(ahead, features, question.pairs)
-  leader = _first_ahead(_one_of_twins(close, question.twins), better)
-  if columns is None:
-    return leader
-
-  # The devices' leaders meet likewise.
-  number = leader + columns.index() * len(question.bias)
-  own = (jnp.any(close, axis=1), number, *(x[leader] for x in question.pairs))
-  close, numbers, *pairs = (lax.all_gather(x, columns.axes) for x in own)  # [n, B, ...] each
-  pairs = [x.reshape(-1, *x.shape[2:]) for x in pairs]
-  here = jnp.arange(len(features))
-
-  def better_device(device, other):
-    return ahead(features, pairs, *(k * len(features) + here for k in (device, other)))
-
-  return numbers[_first_ahead(close.T, better_device), here]
-
-
-def ahead(features: Array, pairs: tuple[Array, Array], index: Array, other: Array) -> Array:
-  """[B] by how much class `index` [B] is ahead of the `other` [B], for features [B, D].
-
-  By what does not round as scores do: ‖h − μ_j‖² − ‖h − μ_k‖² = (a_j − a_k)·(a_j + a_k) with
-  a = (h − reference) − mean, or (w_k − w_j)·h + b_k − b_j. By scores means that are closer to each
-  other than 1e-3 of their distance from μ_G would be mistaken, and exact ties be anybody's.
-
-  Args:
-    pairs: as in `Question`.
-  """
-  first, second = pairs
-  if second.ndim == 1:
-    slope = first[index] - first[other]
-    return jnp.sum(slope * features, axis=1) + (second[index] - second[other])
-  own, its = ((features - first[k]) - second[k] for k in (index, other))
-  return jnp.sum((its - own) * (its + own), axis=1)
-
-
-def _one_of_twins(close: Array, twins: Array) -> Array:
-  """[B, K] the same with the first of the twins for all of them."""
-  first, some = jnp.argmax(twins), jnp.any(close & twins, axis=1)
-  number = lax.broadcasted_iota(jnp.int32, close.shape, 1)
-  return jnp.where((number == first) & jnp.any(twins), some[:, None], close & ~twins)
-
-
-def _first_ahead(close: Array, better: Callable) -> Array:
-  """[B] the best of those that are `close` [B, K]: one after another against the leader.
-
-  Args:
-    close: [B, K] bool.
-    better: (index [B], other [B]) -> [B] by how much the first is ahead.
-  """
-
-  def first(left):
-    return jnp.argmax(left, axis=1).astype(jnp.int32)
-
-  def without(left, index):
-    return left & (lax.broadcasted_iota(jnp.int32, left.shape, 1) != index[:, None])
-
-  def meet(state):
-    leader, left = state
-    index = first(left)
-    won = jnp.any(left, axis=1) & (better(index, leader) > 0)
-    return jnp.where(won, index, leader), without(left, index)
-
-  leader = first(close)
-  state = leader, without(close, leader)
-  return lax.while_loop(lambda state: jnp.any(state[1]), meet, state)[0]

@@ -8,7 +8,7 @@ import pytest
 import worlds
 
 import nc_jax as nc
-from nc_jax.metrics import candidates, certainty, pairwise, sharding
+from nc_jax.metrics import candidates, certainty, near_ties, pairwise, sharding
 
 K, D, N = worlds.K, worlds.D, worlds.N
 
@@ -129,10 +129,10 @@ def test_one_of_equal_classes_is_compared_for_all_of_them():
   means, head = candidates.Candidates.of(moments, nc.Head(np.zeros((6, 2)))).questions
   assert np.flatnonzero(means.twins).tolist() == [1, 2] and np.all(head.twins)
   close = np.array([[0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0], [0, 0, 0, 0, 1, 0]], bool)
-  found = candidates._one_of_twins(jnp.asarray(close), means.twins)
+  found = near_ties.one_of_twins(jnp.asarray(close), means.twins)
   assert found.tolist() == [[0, 1, 0, 0, 1, 0]] * 2 + [[0, 0, 0, 0, 1, 0]]
   none = jnp.zeros(6, bool)
-  assert candidates._one_of_twins(jnp.asarray(close), none).tolist() == close.tolist()
+  assert near_ties.one_of_twins(jnp.asarray(close), none).tolist() == close.tolist()
 
 
 @pytest.mark.parametrize("apart", [1e-3, 1e-4, 1e-5])
