@@ -244,6 +244,26 @@ class TestCertainty:
     for name in ("own_distance", "nearest_distance", "feature_norm"):
       np.testing.assert_allclose(getattr(certain, name), getattr(scored, name), rtol=1e-5)
 
+  def test_the_few_that_are_not_certain_are_scored(self):
+    """A third, of which many are wrong, among those well within their class."""
+    features, labels, head = self.world(0.01)
+    moments = nc.ClassMoments.of(features, labels, self.K)
+    features[2::3] += np.random.default_rng(1).normal(size=(self.N // 3, self.D))
+    away = features - np.asarray(moments.reference + moments.mean)[labels]
+    certain = np.linalg.norm(away, axis=1) < certainty.radii(moments, head)[labels]
+    share = certain.reshape(15, 60).mean(axis=1)  # of each chunk
+    assert np.all((share > 0.5) & (share < 0.9))
+    exact = features.astype(np.float64)
+    means = np.asarray(moments.reference, np.float64) + np.asarray(moments.mean, np.float64)
+    distance = ((exact[:, None] - means) ** 2).sum(2)
+    distance[:, np.asarray(moments.count) == 0] = np.inf
+    nearest, choice = distance.argmin(1), (exact @ head.weight.T + head.bias).argmax(1)
+    found = nc.decide(features, labels, moments, head)
+    assert found.ncc_wrong == (nearest != labels).sum() > self.N / 20
+    assert found.classifier_wrong == (choice != labels).sum() > self.N / 20
+    assert found.mismatch == (choice != nearest).sum()
+    np.testing.assert_allclose(found.nearest_distance, distance.min(1).sum(), rtol=1e-5)
+
   def test_a_report_decides_the_same(self):
     """It finds the nearest rivals on the way, about whichever centre."""
     features, labels, head = self.world(0.6)
